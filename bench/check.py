@@ -82,19 +82,19 @@ def lines(decisions: Mapping[str, Decision], rows: Sequence[BenchRow]) -> list[s
     for name, decision in decisions.items():
         if decision.verdict is Verdict.PASS:
             continue
-        said = (
+        line = (
             f"{decision.verdict.value} {name}: {100 * (decision.slowdown - 1):+.0f} % "
             f"({100 * (decision.low - 1):+.0f} … {100 * (decision.high - 1):+.0f} %) against "
             f"{1e3 * recorded[name].p50:.4g} ms"
         )
         if decision.verdict is Verdict.INCONCLUSIVE:
-            said += (
+            line += (
                 f"; about {decision.more} more rounds would decide"
                 if decision.more
                 else f"; the recorded run is too uncertain ({recorded[name].n} rounds): "
                 "run `make bench-record`"
             )
-        out.append(said)
+        out.append(line)
     return out
 
 

@@ -45,6 +45,13 @@ def results_name(commit: str) -> str:
     return f"{datetime.now(UTC):%Y-%m-%d}-{commit[:7]}.json"
 
 
+def results_of(folder: Path) -> Path:
+    """Return the newest results of the current commit in a folder, or the path for new ones."""
+    commit = (current_commit() or "uncommitted")[:7]
+    begun = sorted(folder.glob(f"*-{commit}.json"))
+    return begun[-1] if begun else folder / results_name(commit)
+
+
 def measure(arguments: Sequence[str], recorded: Path) -> int:
     """Run benchmarks and write a JSON file; return pytest's exit status."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]

@@ -46,8 +46,8 @@ _KINDS = {
 _BINARY = getattr(os, "O_BINARY", 0)
 _WITHOUT_WAITING = _BINARY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
-_MARGIN = 2**20  # bytes that stay free
-_READER_WAIT = 30.0  # seconds
+FREE_MARGIN = 2**20  # bytes that stay free
+READER_SECONDS = 30.0  # in which a program must open a pipe to read it
 _SUFFIX = ".writing"
 _MARK = ".clinreadnet-writes"
 _NAME_CHARACTERS = 40  # of the target, in the name of its temporary folder
@@ -347,10 +347,10 @@ def _check_folder(place: Path, target: Path, size: int) -> None:
         raise InputError(
             f"{target}: cannot be written ({error.strerror or error}); name another place"
         ) from None
-    if free < size + _MARGIN:
+    if free < size + FREE_MARGIN:
         raise InputError(
-            f"{target}: needs about {_megabytes(size + _MARGIN)}, and {_megabytes(free)} are free "
-            "there; free some space or name another place"
+            f"{target}: needs about {_megabytes(size + FREE_MARGIN)}, and {_megabytes(free)} are "
+            "free there; free some space or name another place"
         )
 
 
@@ -509,7 +509,7 @@ def _open_through(target: Path) -> int:
     if (number := _standard(status)) is not None:
         (sys.stdout if number == 1 else sys.stderr).flush()
         return os.dup(number)
-    end = time.monotonic() + _READER_WAIT
+    end = time.monotonic() + READER_SECONDS
     while True:
         try:
             number = os.open(target, os.O_WRONLY | _WITHOUT_WAITING)

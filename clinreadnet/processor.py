@@ -1,11 +1,12 @@
-"""The processor of this machine: its name, and whether it has 8-bit products."""
+"""The processor of this machine: its name, its count, and whether it has 8-bit products."""
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
-_CPU_INFO = Path("/proc/cpuinfo")
+CPU_INFO = Path("/proc/cpuinfo")
 _BYTE_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
 """Flags of the instructions for sums of 8-bit products, on x86 and on ARM."""
 
@@ -13,6 +14,13 @@ _BYTE_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
 def cpu_name() -> str:
     """Return the name of the processor."""
     return (_cpu_info("model name") or [platform.processor()])[0] or "unknown processor"
+
+
+def processors() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def multiplies_bytes() -> bool | None:
@@ -24,7 +32,7 @@ def multiplies_bytes() -> bool | None:
 def _cpu_info(key: str) -> list[str]:
     """Return the values of a key in Linux's list of processors; an empty list elsewhere."""
     try:
-        lines = _CPU_INFO.read_text(encoding="utf-8").splitlines()
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     pairs = [line.partition(":") for line in lines]

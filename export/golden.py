@@ -73,7 +73,7 @@ def write_golden(
         bar.advance(task, DEGRADATIONS)
     task = bar.add_task("Computing the float64 reference", total=len(slices))
     hu = np.stack([np.round(made.hu).astype(np.int16) for made in slices])
-    reference = _reference(model, hu, known, lambda n: bar.advance(task, n))
+    reference = complete_reference(model, hu, known, lambda n: bar.advance(task, n))
     kept = distinct(reference["score"], MIN_GAP)
     if len(kept) < MIN_SLICES:
         spread = np.ptp(reference["score"])
@@ -85,7 +85,7 @@ def write_golden(
     kept = kept[_evenly(len(kept), MOST_SIMULATED)]
     hard = hard_slices(hu[:: DEGRADATIONS // 2], GOLDEN_SEED)
     task = bar.add_task("Computing the float64 reference of hard slices", total=len(hard))
-    outputs = _reference(model, hard, known, lambda n: bar.advance(task, n))
+    outputs = complete_reference(model, hard, known, lambda n: bar.advance(task, n))
     simulated: dict[str, NDArray[Any]] = {
         "hu": hu,
         "kind": np.full(len(hu), SIMULATED_KIND),
@@ -152,7 +152,7 @@ def save_reference(path: Path, checkpoint: Path, known: Known) -> None:
         )
 
 
-def _reference(
+def complete_reference(
     model: ClinReadNet, hu: NDArray[Any], known: Known, advance: Callable[[int], None]
 ) -> Outputs:
     """Return the reference's outputs of slices; those that are not known are computed and added."""

@@ -67,7 +67,8 @@ def device_of(x: Tensor) -> AbstractContextManager[object]:
 
 
 @lru_cache
-def _configs(gpu: str, capability: int) -> dict[str, Any]:
+def read_configs(gpu: str, capability: int) -> dict[str, Any]:
+    """Read the file of launch configurations for a GPU. The result is cached."""
     configs: dict[str, Any] = json.loads(config_file(gpu, capability).read_text())
     return configs
 
@@ -90,7 +91,7 @@ def launch_config(gpu: str, capability: int, *keys: str) -> dict[str, Any]:
     """
     entry: Any = _trials.get(keys)
     if entry is None:
-        entry = _configs(gpu, capability)
+        entry = read_configs(gpu, capability)
         for key in keys:
             entry = entry[key]
     if torch.get_float32_matmul_precision() != "highest":

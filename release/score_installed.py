@@ -49,7 +49,7 @@ def main() -> None:
         )
         seconds = time.monotonic() - start
     result = json.loads(done.stdout)
-    scored = {int(Path(one["path"]).stem): one["score"] for one in result["slices"]}
+    scored = {int(Path(entry["path"]).stem): entry["score"] for entry in result["slices"]}
     difference = max(abs(scored[index] - score) for index, score in enumerate(wanted))
     backend = result["session"]["backend"]
     print(

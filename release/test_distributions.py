@@ -103,8 +103,8 @@ def test_the_bill_of_materials_names_every_dependency(
     bill = tmp_path / "sbom.cdx.json"
     project = ["--pyproject", ROOT / "pyproject.toml", "--mc-type", "library"]
     run([TOOLS / "cyclonedx-py", "environment", *project, "-o", bill, python])
-    found = json.loads(bill.read_text())
-    names = {component["name"].lower() for component in found["components"]}
-    assert found["bomFormat"] == "CycloneDX"
+    document = json.loads(bill.read_text())
+    names = {component["name"].lower() for component in document["components"]}
+    assert document["bomFormat"] == "CycloneDX"
     assert {"msgspec", "numpy", "pydicom", "rich", "tifffile", "typer"} <= names
     assert "torch" not in names

@@ -75,7 +75,7 @@ def has_gpu() -> bool:
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """SIGINT interrupts this process and its children, even where it is ignored.
+    """Let SIGINT interrupt this process and its children, even where it is ignored.
 
     A shell script starts a command in the background with SIGINT ignored, and children inherit it.
     """
@@ -87,9 +87,17 @@ def interruptible() -> Iterator[None]:
 # Fixtures import inside their bodies, so that a machine without a package runs the other tests.
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a bundle of a few operators, which the tests of a module share."""
+    from support.tiny_bundle import write_bundle
+
+    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
+
+
 @pytest.fixture(scope="session")
 def small_checkpoint() -> Path:
-    """The shipped checkpoint: equal constants of a fresh network would merge and hide layers."""
+    """Return the shipped checkpoint. In a fresh network, equal constants merge and hide layers."""
     from clinreadnet.model.checkpoint import pretrained_path
 
     return pretrained_path()
@@ -122,7 +130,7 @@ def shared(
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint() -> Path:
-    """A trained network of preset `tiny`, whose scores and maps follow the noise in 8 bits too.
+    """Return a trained network of preset `tiny`. Its scores follow the noise in 8 bits too.
 
     `clinreadnet train --preset tiny --limit-time 8m` on 240 simulated slices (seed 11), from random
     weights whose position biases, temperatures and gates had a deviation of 0.5: without them, a
@@ -133,7 +141,7 @@ def tiny_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def simulated_once(shared: Callable[[str, Callable[[Path], object]], Path]) -> Iterator[None]:
-    """Simulating takes longer than a tiny network: the slices of one anatomy serve every export."""
+    """Use the slices of one anatomy for every export, because simulating takes long."""
     from clinreadnet.export import golden
 
     simulate = golden.simulate_anatomy
@@ -158,7 +166,7 @@ def tiny_bundle(
     simulated_once: None,
     shared: Callable[[str, Callable[[Path], object]], Path],
 ) -> Path:
-    """Both graphs, and one engine if it can be built. Made once; do not change it.
+    """Return a bundle with both graphs, and one engine if it can be built. Do not change it.
 
     The export verifies a few golden slices; tests/verify/test_verify.py verifies all of them.
     """
@@ -203,7 +211,7 @@ def quick(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def own_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
-    """A copy of the bundle that a test may change."""
+    """Return a copy of the bundle that a test may change."""
     return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
 
 

@@ -1,4 +1,4 @@
-"""What is drawn on a terminal, and what stays off standard output."""
+"""Output on a terminal, which is never written to standard output."""
 
 from __future__ import annotations
 

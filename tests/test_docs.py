@@ -1,4 +1,4 @@
-"""The docs against the repository: tables, links, and what must not be in them."""
+"""The docs against the repository: tables, links, and forbidden text."""
 
 import importlib.util
 import re
@@ -83,10 +83,10 @@ def test_the_site_has_a_page_for_each_public_module_and_relative_links() -> None
 
 
 def commands(page: Path) -> list[str]:
-    """The `clinreadnet` commands of a page's code, each on one line."""
+    """Return the `clinreadnet` commands of a page's code, each on one line."""
     text = page.read_text().replace("\\\n", " ")
     lines = re.findall(r"^(?:\$ | {4})(.*\bclinreadnet .*)$", text, re.MULTILINE)
-    lines += [found for found in re.findall(r"`([^`\n]*\bclinreadnet [^`\n]*)`", text)]
+    lines += [code for code in re.findall(r"`([^`\n]*\bclinreadnet [^`\n]*)`", text)]
     return [line[line.index("clinreadnet ") :].split("#")[0].split(" > ")[0] for line in lines]
 
 

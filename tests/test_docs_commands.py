@@ -1,4 +1,4 @@
-"""The commands of pages run in order, from a series to what the page promises."""
+"""The commands of pages run in order and give the results that the page names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 
 def write_site(path: Path, scores: Path) -> None:
-    """Grades of three readers that rise with the scores, in wide form, by SOP Instance UID."""
+    """Write grades of three readers that rise with the scores, in wide form, by SOP UID."""
     slices = json.loads(scores.read_text())["slices"]
     ranks = np.argsort(np.argsort([entry["score"] for entry in slices]))
     with path.open("w", newline="") as file:
@@ -59,7 +59,7 @@ def run_page(page: str) -> int:
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a series, a month of it, and limits that it keeps."""
+    """Return the current folder, with a series, a month of series, and limits that they keep."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
     pytest.importorskip("cryptography", reason="cryptography is not installed: the extra sign")

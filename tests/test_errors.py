@@ -1,4 +1,4 @@
-"""The first line of what other libraries say, and counts."""
+"""The first line of messages of other libraries, and counts."""
 
 import pytest
 

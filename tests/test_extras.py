@@ -1,4 +1,4 @@
-"""Extras stand in pyproject.toml; what the code, its messages and the docs say of them agrees."""
+"""The extras in pyproject.toml agree with the code, its messages and the docs."""
 
 import re
 import tomllib
@@ -18,7 +18,7 @@ FEATURES = features(dict.fromkeys((*DISTRIBUTIONS, ENGINE)), has_gpu=True)
 
 
 def brought_by(*extras: str) -> set[str]:
-    """The distributions that extras install, those of the extras that they name included."""
+    """Return the distributions that extras install, with those of extras that they name."""
     names: set[str] = set()
     for requirement in (line for extra in extras for line in DECLARED[extra]):
         if group := IN_BRACKETS.match(requirement):
@@ -31,7 +31,7 @@ def brought_by(*extras: str) -> set[str]:
 def test_every_extra_that_is_named_exists() -> None:
     named = {row.extra for row in BACKENDS.values() if row.extra}
     named.update(extra for group in EXTRAS.values() for extra in group)
-    texts = [one.command for one in FEATURES]
+    texts = [feature.command for feature in FEATURES]
     folders = ("bench", "clinreadnet", "deploy", "docs", "examples", "export", "kernels", ".github")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*")]
     files += [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "Makefile"]
@@ -46,7 +46,7 @@ def test_every_extra_that_is_named_exists() -> None:
     assert {"cpu", "docs", "export", "tensorrt-rtx"} <= named <= set(DECLARED)
 
 
-@pytest.mark.parametrize("feature", FEATURES, ids=lambda one: one.name)
+@pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
 def test_what_doctor_tells_to_install_brings_what_is_missing(feature: Feature) -> None:
     if not (group := IN_BRACKETS.search(feature.command)):
         assert "pip install" in feature.command  # of packages by their names

@@ -1,4 +1,4 @@
-"""What is beyond a limit, or costly to read, is refused within a second of processor time."""
+"""Input that exceeds a limit or is slow to read is refused within a second of processor time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ MOST = limits.DICOM_HEADER // 8 - 1000
 
 @pytest.fixture(autouse=True)
 def alarm() -> Iterator[None]:
-    """End a test that reads for much longer than it may."""
+    """End a test that reads for too long."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, 60)
     yield
@@ -232,9 +232,10 @@ def many_keys(count: int) -> str:
 
 def many_artifacts(document: str) -> str:
     manifest = json.loads(document)
-    one = manifest["artifacts"][0] | {"parity": None}
-    count = limits.MANIFEST // len(json.dumps(one, separators=(",", ":")))
-    manifest["artifacts"] = [one | {"file": f"f{number}"} for number in range(count)] + [one, one]
+    artifact = manifest["artifacts"][0] | {"parity": None}
+    count = limits.MANIFEST // len(json.dumps(artifact, separators=(",", ":")))
+    many = [artifact | {"file": f"f{number}"} for number in range(count)]
+    manifest["artifacts"] = [*many, artifact, artifact]
     return json.dumps(manifest, separators=(",", ":"))
 
 
@@ -301,7 +302,7 @@ def test_scores_of_more_rows_than_there_may_be(tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra parquet")
     path, small = tmp_path / "a.parquet", write_parquet(tmp_path / "small.parquet", [row()])
     schema = parquet.read_schema(small)
-    batch = pyarrow.table([pyarrow.nulls(2**20, one.type) for one in schema], schema=schema)
+    batch = pyarrow.table([pyarrow.nulls(2**20, field.type) for field in schema], schema=schema)
     with parquet.ParquetWriter(path, schema) as writer:
         for _ in range(limits.SCORES_ROWS // 2**20 + 1):
             writer.write_table(batch)

@@ -29,7 +29,7 @@ def modules() -> dict[str, Path]:
 
 
 def imported_by(path: Path) -> set[str]:
-    """Every module that a file imports anywhere, type-checking blocks left out."""
+    """Return every module that a file imports, without type-checking blocks."""
     names: set[str] = set()
     tree = ast.parse(path.read_text())
     skipped = {

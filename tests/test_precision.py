@@ -1,4 +1,4 @@
-"""The table of precisions, and a made-up row that every reader of the table must take."""
+"""The table of precisions, and made-up rows that every reader of the table must handle."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENGINE = replace(PRECISIONS["tf32"], name="tf16", source="fp12", tensorrt_type="
 
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows added to the table alone."""
+    """Add rows to the table alone."""
     for row in (HALF, QUANTIZED, ENGINE):
         monkeypatch.setitem(PRECISIONS, row.name, row)
 

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,18 @@ def test_the_processor_is_named(
 def test_the_instructions_for_8_bit_products_are_found(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, known: bool | None
 ) -> None:
-    monkeypatch.setattr(processor, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
     assert processor.multiplies_bytes() is None
     (tmp_path / "cpuinfo").write_text(text)
     assert processor.multiplies_bytes() is known
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process")
+def test_a_bound_process_counts_its_own_processors() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert processor.processors() == len(allowed)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert processor.processors() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

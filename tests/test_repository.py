@@ -1,4 +1,4 @@
-"""The files that describe the repository to GitHub and to readers."""
+"""The files that describe the repository for GitHub and readers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_workflow_covers_what_pyproject_promises() -> None:
     tested = {word for line in commands for word in line.split() if word.startswith("tests/")}
     assert tested and all((ROOT / path).exists() for path in tested)
     extras = {
-        e for line in commands for found in re.findall(r"\[(.+?)\]", line) for e in found.split(",")
+        e for line in commands for names in re.findall(r"\[(.+?)\]", line) for e in names.split(",")
     }
     assert extras and extras <= set(project["optional-dependencies"])
 
@@ -140,5 +140,5 @@ def test_every_dependency_of_the_project_is_pinned() -> None:
         "train",
     ):
         wanted += extras[extra]
-    names = {re.split(r"[\[<>=]", one)[0].lower() for one in wanted} - {"clinreadnet"}
+    names = {re.split(r"[\[<>=]", line)[0].lower() for line in wanted} - {"clinreadnet"}
     assert {re.sub(r"[-_.]+", "-", name) for name in names} <= pinned

@@ -78,7 +78,7 @@ def prepare(wheels: Path | None, arguments: Sequence[str]) -> None:
 def check(options: argparse.Namespace) -> int:
     """Run the selected steps."""
     from bench.measure.machine import machine_name
-    from bench.recording import COMMIT_VARIABLE, current_commit, results_name
+    from bench.recording import COMMIT_VARIABLE, results_of
 
     if options.device is not None:
         from bench import devices
@@ -98,11 +98,8 @@ def check(options: argparse.Namespace) -> int:
         os.environ[COMMIT_VARIABLE] = environment[COMMIT_VARIABLE] = options.commit
     if options.rehearse:
         environment[REHEARSAL] = "1"
-    commit = (current_commit() or "uncommitted")[:7]
-    folder = options.out / machine_name(gpu, "", 0)
     # A run continues in its own file, also after midnight.
-    begun = sorted(folder.glob(f"*-{commit}.json"))
-    path = begun[-1] if begun else folder / results_name(commit)
+    path = results_of(options.out / machine_name(gpu, "", 0))
     chosen = {name: STEPS[name] for name in options.steps or STEPS}
     status = run_steps(
         chosen,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -42,10 +43,19 @@ def unusable(wheel: str, version: tuple[int, int] = sys.version_info[:2]) -> str
 
 
 def carried_wheels() -> Path | None:
-    """Return the folder of carried wheels if a package of ``WHEELS`` is not installed."""
+    """Return the folder of carried wheels if a package that this Python needs is not installed.
+
+    Needed are ``WHEELS`` and the packages of all wheels for this Python.
+    """
     folder = PACK / "wheels"
-    lacks = any(importlib.util.find_spec(name) is None for name in WHEELS)
-    return folder if lacks and folder.is_dir() else None
+    if not folder.is_dir():
+        return None
+    usable = [wheel.name for wheel in folder.glob("*.whl") if unusable(wheel.name) is None]
+    needed = {*WHEELS, *(name.partition("-")[0].lower() for name in usable)}
+    installed = {
+        re.sub("[-_.]+", "_", d.name or "").lower() for d in importlib.metadata.distributions()
+    }
+    return None if needed <= installed else folder
 
 
 def install_wheels(folder: Path) -> None:

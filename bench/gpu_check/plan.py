@@ -23,7 +23,7 @@ OPS = (
 """Ops to measure. A test compares them with `clinreadnet.kernels.registry`, because the plan must
 be importable before the package is installed."""
 LIGHT = ("ordinal_head", "region_statistics")
-"""Ops with few kernels, whose units have half of the limits."""
+"""Ops with few shapes, whose units have half of the limits."""
 TUNED = {
     "sobel_stem": ("32",),
     "window_attention": ("64",),
@@ -36,6 +36,19 @@ TUNED = {
     "region_statistics": ("log",),
 }
 """Entries in float16 to tune: those that the preset `small` launches."""
+COMPILED = {
+    "sobel_stem": 12,
+    "window_attention": 15,
+    "attention_block": 20,
+    "mlp": 16,
+    "fused_linear": 40,
+    "ordinal_head": 7,
+    "region_statistics": 7,
+    "plugins": 20,
+}
+"""Seconds for the exported kernels of each op, by their number: the driver compiles the PTX."""
+PLUMBING = "tests/runtime/backends/test_tensorrt_lanes.py"
+"""Tests of the TensorRT backend that need pycuda, but not TensorRT."""
 NETWORK_BATCHES = (64, 1, 8)
 CALL_MINUTES = 9
 """Minutes of a call with `--minutes`, in which the first steps fit with all their limits."""
@@ -140,17 +153,15 @@ def _cli(*arguments: str) -> tuple[str, ...]:
     return ("-m", "clinreadnet.cli", *arguments)
 
 
-def _compiled(limit: float, *tool: str) -> Iterator[Unit]:
+def _compiled(slower: float, *tool: str) -> Iterator[Unit]:
     """Exported kernels of each op, and those of the plugins, on small inputs."""
-    for name, folder, only in (
-        *((op, "kernels", ("--only", op)) for op in OPS),
-        ("plugins", "plugins", ()),
-    ):
+    for name, seconds in COMPILED.items():
+        folder, only = ("plugins", ()) if name == "plugins" else ("kernels", ("--only", name))
         check = ("check-kernels", f"{{pack}}/{folder}", "--rows", "{rows}")
         yield Unit(
             name,
             _cli(*check, "--gpu", *only),
-            limit / 2 if name in LIGHT else limit,
+            slower * seconds,
             tests=False,
             tool=tool,
             carried=folder,
@@ -158,6 +169,12 @@ def _compiled(limit: float, *tool: str) -> Iterator[Unit]:
             rehearsed=name == "sobel_stem",
             rehearsal=_cli(*check, "--only", "sobel_stem.fp16"),
         )
+
+
+def _plumbing() -> Iterator[Unit]:
+    # A rehearsal runs the same tests on a fake GPU.
+    rehearsal = ("-m", "not gpu", PLUMBING)
+    yield Unit("lanes", ("-m", "gpu", PLUMBING), 30, needs=("pycuda",), rehearsal=rehearsal)
 
 
 def _network(mode: str, rows: str, limits: tuple[float, ...]) -> Iterator[Unit]:
@@ -193,15 +210,17 @@ def _counters() -> Iterator[Unit]:
 
 def _tests() -> Iterator[Unit]:
     # Tests of the kernels against oracles come first.
-    for file in sorted(gpu_test_files(), key=lambda name: not name.startswith("tests/kernels")):
+    files = [file for file in gpu_test_files() if file != PLUMBING]
+    for file in sorted(files, key=lambda name: not name.startswith("tests/kernels")):
         yield Unit(file.removeprefix("tests/"), ("-m", "gpu", file), 60)
 
 
 def _tuning() -> Iterator[Unit]:
-    for op in OPS:
-        # All units change the same file, each its own entries.
-        options = ("--entry", f"{op}/float16", "--candidates", "8", "--out", "{out}/launch-table")
-        yield Unit(op, _cli("tune", *options, "--rows", "{rows}"), 90, tests=False, rehearsed=False)
+    for rank in range(1, 1 + sum(map(len, TUNED.values()))):
+        options = ("--results", "{out}", "--rank", str(rank), "--rows", "{rows}")
+        # All units change the same file, each its own entry.
+        tune = ("-m", "bench.gpu_check.tune", *options, "--out", "{out}/launch-table")
+        yield Unit(f"rank {rank}", tune, 120, tests=False, rehearsal=(*tune, "--dry-run"))
 
 
 def _engines() -> Iterator[Unit]:
@@ -214,7 +233,11 @@ def _engines() -> Iterator[Unit]:
 
 STEPS: Mapping[str, Step] = {
     "compiled": Step(
-        "each exported kernel, run by the driver alone, against float64", tuple(_compiled(21))
+        "each exported kernel, run by the driver alone, against float64", tuple(_compiled(1))
+    ),
+    "plumbing": Step(
+        "the TensorRT backend's memory, lanes and graphs, with an engine of one kernel",
+        tuple(_plumbing()),
     ),
     "network": Step(
         "the network in float16 in a CUDA graph: eager with and without kernels",
@@ -222,23 +245,25 @@ STEPS: Mapping[str, Step] = {
     ),
     "graph": Step("the time of each launch inside the network's graph", tuple(_graph())),
     "kernels": Step(
-        "each op in float16 against eager PyTorch and a copy", tuple(_kernels("none", 20))
+        "each op in float16 against eager PyTorch and a copy", tuple(_kernels("none", 18))
     ),
     "counters": Step("hardware counters of the three kernels that take most", tuple(_counters())),
     "network-compiled": Step(
         "the network against torch.compile in its default mode",
         tuple(_network("default", "(compile or triton)", (90, 90, 90))),
     ),
-    "tests": Step("every test marked gpu", tuple(_tests())),
+    "tests": Step("every other test marked gpu", tuple(_tests())),
     "memcheck": Step(
         "the exported kernels without an access out of bounds",
-        tuple(_compiled(40, *SANITIZER, "memcheck")),
+        tuple(_compiled(2, *SANITIZER, "memcheck")),
     ),
     "racecheck": Step(
         "the exported kernels without a race in shared memory",
-        tuple(_compiled(40, *SANITIZER, "racecheck")),
+        tuple(_compiled(2, *SANITIZER, "racecheck")),
     ),
-    "tune": Step("launch configurations for this GPU", tuple(_tuning())),
+    "tune": Step(
+        "launch configurations of the kernels that lost, the slowest first", tuple(_tuning())
+    ),
     "kernels-compiled": Step(
         "each op in float16 against torch.compile in its default mode",
         tuple(_kernels("default", 60)),

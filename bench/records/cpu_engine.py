@@ -92,17 +92,17 @@ def measure(checkpoint: bytes, rounds: int, flops: Callable[[str], float]) -> li
             seconds = interleave(samples, rounds=rounds, most=rounds)
             for engine in engines.values():
                 engine.close()
-            one, all_ = (percentile(seconds[str(n)], 50) for n in (1, processors))
+            single, all_ = (percentile(seconds[str(n)], 50) for n in (1, processors))
             rows.append(
                 {
                     "instructions": name,
                     "precision": precision,
                     "gflop": round(flops(precision) / 1e9, 2),
                     "peak_gflops_per_core": round(peak / 1e9, 1),
-                    "ms_one_thread": round(1e3 * one, 2),
+                    "ms_one_thread": round(1e3 * single, 2),
                     "ms_all_threads": round(1e3 * all_, 2),
-                    "percent_of_peak": round(100 * flops(precision) / one / peak, 1),
-                    "threads_ratio": round(one / all_, 2),
+                    "percent_of_peak": round(100 * flops(precision) / single / peak, 1),
+                    "threads_ratio": round(single / all_, 2),
                 }
             )
     return rows
@@ -116,9 +116,9 @@ def start_to_score(python: str, precision: str) -> float:
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tempfile.gettempdir()
     ) as process:
         assert process.stdout is not None
-        said = process.stdout.readline()
+        line = process.stdout.readline()
         seconds = time.perf_counter() - start
-    if process.returncode or not said:
+    if process.returncode or not line:
         raise RuntimeError(f"{python}: status {process.returncode}")
     return seconds
 

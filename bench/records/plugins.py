@@ -82,14 +82,14 @@ def planned() -> list[tuple[Request, Case]]:
 
 
 def cases_of(source: str, precision: str) -> list[Case]:
-    made = plugin_contract.kernel(NETWORK, source, precision, TARGET)
-    return cases(Kernel(asdict(made.launch), made.ptx.encode()))
+    plugin = plugin_contract.kernel(NETWORK, source, precision, TARGET)
+    return cases(Kernel(asdict(plugin.launch), plugin.ptx.encode()))
 
 
 def request(source: str, precision: str, case: Case, broken: str = "") -> Request:
-    made = plugin_contract.kernel(NETWORK, source, precision, TARGET)
+    plugin = plugin_contract.kernel(NETWORK, source, precision, TARGET)
     shapes = []
-    for argument in made.inputs:
+    for argument in plugin.inputs:
         shape = tuple(case.tensors[argument.name].shape)
         if argument.name == "x" and "tokens" in case.sizes:
             shape = (*TOKENS[shape[0]], shape[1])
@@ -106,16 +106,16 @@ def answered(binding: RealBinding) -> list[Call]:
 
 def run(call: Call) -> float:
     """Execute the launch of the binding; return the error relative to the budget."""
-    made = plugin_contract.kernel(NETWORK, call.request.source, call.request.precision, TARGET)
+    plugin = plugin_contract.kernel(NETWORK, call.request.source, call.request.precision, TARGET)
     answer = call.answer
     program = parse(answer["ptx"], answer["entry"])
     assert answer["block"] == [program.threads, 1, 1] and answer["grid"][1:] == [1, 1]
-    memory = GlobalMemory(made.launch.pointer_alignment)
+    memory = GlobalMemory(plugin.launch.pointer_alignment)
     arguments = [
         memory.put(argument.name, bits_of(call.case.tensors[argument.name].contiguous()))
-        for argument in made.inputs
+        for argument in plugin.inputs
     ]
-    out = torch.empty(answer["out_shape"], dtype=getattr(torch, made.output.element))
+    out = torch.empty(answer["out_shape"], dtype=getattr(torch, plugin.output.element))
     arguments += [*answer["integers"], memory.put("out", bits_of(out), output=True)]
     ran = execute(program, arguments, answer["grid"][0], answer["shared"], memory, out)
     return call.case.over_budget(ran.out.reshape(call.case.expected.shape))
@@ -129,12 +129,13 @@ def record() -> dict[str, Any]:
     plugins: dict[str, dict[str, Any]] = {}
     mistakes: list[dict[str, str]] = []
     for call in answers[-1]:
-        asked = call.request
-        if asked.broken:
-            mistakes.append({"plugin": asked.source, "mistake": asked.broken, "seen": _seen(call)})
+        request = call.request
+        if request.broken:
+            mistake = {"plugin": request.source, "mistake": request.broken, "seen": _seen(call)}
+            mistakes.append(mistake)
             continue
-        entry = plugins.setdefault(asked.source, {}).setdefault(
-            asked.precision, {"calls": 0, "over_budget": 0.0}
+        entry = plugins.setdefault(request.source, {}).setdefault(
+            request.precision, {"calls": 0, "over_budget": 0.0}
         )
         entry["calls"] += 1
         entry["over_budget"] = max(entry["over_budget"], run(call))

@@ -29,6 +29,7 @@ from bench.recording import run_facts
 from clinreadnet.files import whole_file
 from clinreadnet.library import instructions
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
+from clinreadnet.processor import processors
 
 CALLERS = 16
 _COUNT = re.compile(r"(\d+) (mutations|refused|loaded|calls|wrong|passed|skipped)")
@@ -60,7 +61,7 @@ def parts(checkpoint: Path, *, rounds: int, calls: int, mutations: int) -> Itera
         yield Part("mutated checkpoints", memory, mutated)
         for sanitizer in (threads, memory):
             for precision in CHECKPOINT_PRECISIONS:
-                sent = (checkpoint, best, precision, CALLERS, calls, os.cpu_count())
+                sent = (checkpoint, best, precision, CALLERS, calls, processors())
                 called = partial(run, sanitizer, "calls", *sent)
                 yield Part(f"{CALLERS} threads, {best} {precision}", sanitizer, called)
     for sanitizer in (memory, threads):
@@ -101,19 +102,19 @@ def main(arguments: Sequence[str]) -> int:
             mutations=options.mutations,
         ):
             try:
-                said = part.run()
+                printed = part.run()
             except AssertionError as error:
                 print(f"{part.name}, {part.sanitizer}: {error}", file=sys.stderr)
                 return 1
-            print(f"{part.name}, {part.sanitizer}: {said.strip()}", file=sys.stderr, flush=True)
+            print(f"{part.name}, {part.sanitizer}: {printed.strip()}", file=sys.stderr, flush=True)
             count = counts.setdefault((part.name, part.sanitizer), Counter())
-            count.update({name: int(number) for number, name in _COUNT.findall(said)})
+            count.update({name: int(number) for number, name in _COUNT.findall(printed)})
             rows = [
                 {"part": name, "sanitizer": sanitizer, "counts": count}
                 for (name, sanitizer), count in counts.items()
             ]
-            with whole_file(options.out) as made:
-                made.write_text(json.dumps({**facts, "parts": rows}, indent=1) + "\n")
+            with whole_file(options.out) as temporary:
+                temporary.write_text(json.dumps({**facts, "parts": rows}, indent=1) + "\n")
     return 0
 
 

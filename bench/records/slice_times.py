@@ -51,7 +51,7 @@ def milliseconds(look: Look, hu: NDArray[np.float32], pixel_mm: float) -> float:
 
 def rows(slices: Sequence[tuple[NDArray[np.float32], float]]) -> list[dict[str, Any]]:
     """Return the median and the largest time over slices, for each look."""
-    times = {name: [milliseconds(look, *one) for one in slices] for name, look in LOOKS.items()}
+    times = {name: [milliseconds(look, *entry) for entry in slices] for name, look in LOOKS.items()}
     return [
         {"look": name, "median_ms": round(float(np.median(ms)), 3), "most_ms": round(max(ms), 3)}
         for name, ms in times.items()

@@ -82,11 +82,11 @@ def arrivals(run: RecordedRun) -> str:
     series = []
     served = [(row, row.rate) for row in run.arrivals if row.rate is not None]
     for title in dict.fromkeys(row.title for row, _ in served):
-        here = [(rate, row) for row, rate in served if row.title == title]
-        here.sort(key=lambda pair: pair[0])
-        points = tuple((rate, 1e3 * row.p50) for rate, row in here)
+        pairs = [(rate, row) for row, rate in served if row.title == title]
+        pairs.sort(key=lambda pair: pair[0])
+        points = tuple((rate, 1e3 * row.p50) for rate, row in pairs)
         series.append(Series(f"{title}, p50", points, line=True))
-        tail = tuple((rate, 1e3 * row.tail) for rate, row in here if row.tail is not None)
+        tail = tuple((rate, 1e3 * row.tail) for rate, row in pairs if row.tail is not None)
         if tail:
             series.append(Series(f"{title}, p99", tail, "peer", line=True))
     return chart("Latency and arrivals", series, "slices/s that arrive", "arrival to score, ms")
@@ -109,9 +109,9 @@ def roofline(run: RecordedRun, chosen: Recommendation) -> str:
             dashes = f"{2 + 4 * number} 4"
             series.append(Series(f"limit, {precision}", points, "limit", True, dashes=dashes))
     for title in dict.fromkeys(row.title for row in rows):
-        here = [row for row in rows if row.title == title]
-        points = tuple((row.flops / row.bytes, row.flops / row.p50) for row in here)
-        series.append(Series(title, points, _kind(here[0], chosen)))
+        measured = [row for row in rows if row.title == title]
+        points = tuple((row.flops / row.bytes, row.flops / row.p50) for row in measured)
+        series.append(Series(title, points, _kind(measured[0], chosen)))
     return chart("Roofline", series, "FLOP per byte, at most", "FLOP/s")
 
 

@@ -73,22 +73,22 @@ class Recommendation:
 
     def lines(self) -> list[str]:
         """Return the recommendation as lines of text."""
-        said = []
+        lines = []
         if self.best is None:
-            said.append(f"{self.machine}: no measured artifact is within {self.budget}")
+            lines.append(f"{self.machine}: no measured artifact is within {self.budget}")
         else:
             row = self.best.row
-            said.append(
+            lines.append(
                 f"{self.machine}: deploy {row.artifact} with {row.candidate}: "
                 f"{self.best.measures()}; {self.budget} holds"
                 + (f" ({', '.join(row.marks)})" if row.marks else "")
             )
         for item in self.refused:
-            said.append(
+            lines.append(
                 f"{self.machine}: refused {item.row.artifact} with {item.row.candidate}, "
                 f"{1e3 * item.row.p50:.3g} ms: {item.reason}"
             )
-        return said
+        return lines
 
 
 def parse_budget(text: str) -> dict[str, float]:

@@ -116,9 +116,9 @@ def peers_table(measured: Sequence[BenchRow]) -> Table:
     rows = []
     for clock in dict.fromkeys(row.clock for row in measured):
         for batch in sorted({row.batch for row in measured}):
-            here = [row for row in measured if (row.clock, row.batch) == (clock, batch)]
-            for precision in dict.fromkeys(row.precision for row in here):
-                same = [row for row in here if row.precision == precision]
+            rows_of_batch = [row for row in measured if (row.clock, row.batch) == (clock, batch)]
+            for precision in dict.fromkeys(row.precision for row in rows_of_batch):
+                same = [row for row in rows_of_batch if row.precision == precision]
                 ours = min((r for r in same if r.role == "artifact"), key=_p50, default=None)
                 peer = min((r for r in same if r.role == "peer"), key=_p50, default=None)
                 if peer is not None:

@@ -223,5 +223,5 @@ class _Sent:
 
 def _results(log: Path) -> dict[str, Any]:
     lines = log.read_text(encoding="utf-8").splitlines()
-    said = [json.loads(line.removeprefix(_DETAIL)) for line in lines if line.startswith(_DETAIL)]
-    return {entry["key"]: entry["value"] for entry in said}
+    details = [json.loads(line.removeprefix(_DETAIL)) for line in lines if line.startswith(_DETAIL)]
+    return {entry["key"]: entry["value"] for entry in details}

@@ -96,10 +96,10 @@ def by_kernel(rows: Sequence[LaunchRow | Mapping[str, Any]]) -> dict[str, tuple[
 
 def bound(batch: int) -> Callable[[], object]:
     """Load the network; return a function that enqueues a run on slices on the GPU."""
-    found = find(default_bundle().resolve(), probe=False)
-    candidate = next((c for c in found.candidates if c.title == CANDIDATE), None)
+    search = find(default_bundle().resolve(), probe=False)
+    candidate = next((c for c in search.candidates if c.title == CANDIDATE), None)
     if candidate is None or candidate.bind is None:
-        raise ValueError("; ".join(f"{name}: {why}" for name, why in found.missing.items()))
+        raise ValueError("; ".join(f"{name}: {why}" for name, why in search.missing.items()))
     slices = torch.randn(batch, 1, SIZE, SIZE, device=device.device()) * 300
     return candidate.bind(slices)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from bench.rows import BenchRow, KernelRow
 from bench.sweeps.graph import by_kernel
 from bench.tables.kernels import issue_ceiling
 from bench.tables.recorded import by_machine, link, markdown, newest, read_json
+from bench.targets import TARGET_DTYPE, TARGET_GPU, TARGETS, Compared
 from clinreadnet.kernels.registry import OPS
 
 
@@ -38,47 +38,14 @@ def kernel_rows(op: str) -> list[tuple[RecordedRun, KernelRow]]:
     return [(run, row) for run in newest("test_kernels") for row in run.kernels if row.op == op]
 
 
-@dataclass(frozen=True)
-class Compared:
-    """A kernel, or the network with kernels, and baselines; ``ms`` by implementation."""
-
-    run: RecordedRun
-    gpu: str
-    dtype: str
-    batch: int
-    stage: int
-    ms: dict[str, float]
-    percent: float | None = None
-
-    def over(self, *names: str) -> float | None:
-        """Return the time of the fastest of some baselines relative to the kernel.
-
-        None if one of them was not measured.
-        """
-        if not set(names) <= set(self.ms):
-            return None
-        return min(self.ms[name] for name in names) / self.ms["kernel"]
-
-
-def compared(op: str) -> list[Compared]:
-    """Return the recorded comparisons of an op, or of "network"."""
+def compared(op: str) -> list[tuple[RecordedRun, Compared]]:
+    """Return the recorded comparisons of an op, or of "network", with their runs."""
     if op == "network":
         return compared_networks()
-    return [
-        Compared(
-            run,
-            row.gpu,
-            row.dtype,
-            row.batch,
-            row.stage or 1,
-            dict(row.ms),
-            row.percent_of_copy_bandwidth,
-        )
-        for run, row in kernel_rows(op)
-    ]
+    return [(run, Compared.of(row)) for run, row in kernel_rows(op)]
 
 
-def compared_networks() -> list[Compared]:
+def compared_networks() -> list[tuple[RecordedRun, Compared]]:
     """Return comparisons of the compiled network with and without kernels, by batch."""
     names = {"torch-compile": "compile", "torch-triton": "kernel"}
     networks = []
@@ -92,7 +59,7 @@ def compared_networks() -> list[Compared]:
             }
             if len(ms) == len(names):
                 gpu = run.document["machine_info"]["gpu"]
-                networks.append(Compared(run, gpu, "float16", batch, 1, ms))
+                networks.append((run, Compared(gpu, "float16", batch, 1, ms)))
     return networks
 
 
@@ -122,115 +89,13 @@ def kernels_table() -> str:
     return markdown([*head, "eager", "copy", *share, "GPU", "recorded"], rows)
 
 
-TARGET_GPU, TARGET_DTYPE = "H200", "float16"
-
-
-@dataclass(frozen=True)
-class Target:
-    """Target of a kernel.
-
-    Attributes:
-        what: description.
-        op: name of the op, or "network".
-        least: least value of the worst row.
-        value: function that returns the value of a row.
-        form: format of the value.
-        batches: batches of the target; empty for 8 and more.
-    """
-
-    what: str
-    op: str
-    least: float
-    value: Callable[[Compared], float | None]
-    form: str = "{:.2f} ×"
-    batches: tuple[int, ...] = ()
-
-    def speaks_of(self, row: Compared) -> bool:
-        """Return whether the target applies to a row."""
-        if TARGET_GPU not in row.gpu or row.dtype != TARGET_DTYPE:
-            return False
-        return row.batch in self.batches if self.batches else row.batch >= 8 and row.stage <= 2
-
-
-TARGETS = (
-    Target(
-        "Sobel stem, batch ≥ 8: of copy bandwidth",
-        "sobel_stem",
-        60,
-        lambda row: row.percent,
-        "{:.0f} %",
-    ),
-    Target(
-        "Sobel stem, batch ≥ 8: over compiled reference",
-        "sobel_stem",
-        3,
-        lambda row: row.over("compile"),
-    ),
-    Target(
-        "window attention, stages 1–2, batch ≥ 8: of copy bandwidth",
-        "window_attention",
-        60,
-        lambda row: row.percent,
-        "{:.0f} %",
-    ),
-    Target(
-        "window attention, stages 1–2, batch ≥ 8: over the better of compiled reference and SDPA",
-        "window_attention",
-        2,
-        lambda row: row.over("compile", "sdpa", "sdpa-compile"),
-    ),
-    Target(
-        "fused attention block: over unfused",
-        "attention_block",
-        1,
-        lambda row: row.over("unfused"),
-    ),
-    Target("fused MLP: over unfused", "mlp", 1, lambda row: row.over("unfused")),
-    Target(
-        "fused linear layers, batch ≥ 8: over their parts one by one",
-        "fused_linear",
-        1,
-        lambda row: row.over("eager"),
-        batches=(8, 64),
-    ),
-    Target(
-        "ordinal head: over its operations one by one",
-        "ordinal_head",
-        1,
-        lambda row: row.over("eager"),
-        batches=(1, 8, 64),
-    ),
-    Target(
-        "statistics: over their operations one by one",
-        "region_statistics",
-        1,
-        lambda row: row.over("eager"),
-        batches=(1, 8, 64),
-    ),
-    Target(
-        "network, batch 64: throughput over compiled reference",
-        "network",
-        1.5,
-        lambda row: row.over("compile"),
-        batches=(64,),
-    ),
-    Target(
-        "network, batch 1: latency, compiled reference's over ours (1 / 0.67)",
-        "network",
-        1 / 0.67,
-        lambda row: row.over("compile"),
-        batches=(1,),
-    ),
-)
-
-
 def kernel_targets_table() -> str:
     """Return the targets on ``TARGET_GPU`` in float16 and the worst measurements."""
     rows = []
     for target in TARGETS:
         values = [
-            (value, row.run)
-            for row in compared(target.op)
+            (value, run)
+            for run, row in compared(target.op)
             if target.speaks_of(row) and (value := target.value(row)) is not None
         ]
         cells = [target.what, target.form.format(target.least), "not measured", "", ""]
@@ -398,8 +263,8 @@ def cpu_engine() -> str:
 
 def arrivals() -> str:
     """Return the table of arrivals of each machine, and the largest rate within the limit."""
-    said = [largest_rate(run) for run in newest("test_arrivals")]
-    return "\n".join([by_machine("test_arrivals", arrivals_table), *(f"{note}\n" for note in said)])
+    notes = [f"{largest_rate(run)}\n" for run in newest("test_arrivals")]
+    return "\n".join([by_machine("test_arrivals", arrivals_table), *notes])
 
 
 TABLES: dict[str, Callable[[], str]] = {

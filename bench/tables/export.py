@@ -115,7 +115,7 @@ def defects_run() -> str:
     """Return the source of the table of defects."""
     record = read_json(DEFECTS)
     wrong = {name: defect for name, defect in record["defects"].items() if name != "none"}
-    said = []
+    parts = []
     for precision in next(iter(wrong.values()))["precisions"]:
         ran = [
             p[precision]
@@ -123,9 +123,9 @@ def defects_run() -> str:
             if precision in p
         ]
         failed = sum(defect["status"] == "failed" for defect in ran)
-        said.append(f"{failed} of {len(ran)} in {precision}")
+        parts.append(f"{failed} of {len(ran)} in {precision}")
     return (
-        f"Verification fails {', '.join(said)} (`{record['command']}`, commit "
+        f"Verification fails {', '.join(parts)} (`{record['command']}`, commit "
         f"{record['commit'][:10]}, ONNX Runtime {record['onnxruntime']}, {record['cpu']}"
         + ("" if record["complete"] else "; the run was stopped before its end")
         + ").\n"

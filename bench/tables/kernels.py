@@ -157,10 +157,10 @@ def issue_ceiling(
         if (not layer or layer in (source.shape.linear, source.shape.spread))
         and source.shape.batch in (None, batch)
     ]
-    found = find_card(gpu)
-    for row in counts()["kernels"] if found is not None else ():
-        assert found is not None
-        capability, card = found
+    match = find_card(gpu)
+    for row in counts()["kernels"] if match is not None else ():
+        assert match is not None
+        capability, card = match
         if (row["capability"], row["dtype"]) == (capability, dtype) and row["kernel"] in names:
             return 100 * float(row["ceiling"]) * CARDS[capability].copy / card.copy
     return None
@@ -196,7 +196,7 @@ def ceilings_table() -> str:
 def _ceiling(row: dict[str, Any]) -> str:
     low = "!" if row["occupancy"] < LEAST_OCCUPANCY else ""
     cards = [card for capability, card in ALL if capability == row["capability"]]
-    shown = [f"**{_bound(row, card)}**" for card in cards]
+    shown = [f"**{bound_text(row, card)}**" for card in cards]
     if len(cards) > 1:
         shown = [f"{card.name} {bound}" for card, bound in zip(cards, shown, strict=True)]
     return " / ".join(
@@ -211,7 +211,8 @@ def _ceiling(row: dict[str, Any]) -> str:
     )
 
 
-def _bound(row: dict[str, Any], card: Card) -> str:
+def bound_text(row: dict[str, Any], card: Card) -> str:
+    """Return what bounds a kernel on a card, and the largest share of the bandwidth."""
     cycles = bounds(row, card)
     by = max(cycles, key=cycles.__getitem__)
     return by if by == "memory" else f"{by} {100 * cycles['memory'] / cycles[by]:.0f} %"

@@ -8,15 +8,15 @@ from bench.tables.recorded import markdown, newest, read_json, where
 
 
 def one_slice_table() -> str:
-    """Return the time of a slice in each precision, and of the fastest peer."""
+    """Return the four fastest artifacts of each machine, each beside its fastest peer."""
     rows = []
     for run in newest("test_network"):
-        here = [row for row in run.rows if (row.batch, row.clock) == (1, "host")]
+        measured = [row for row in run.rows if (row.batch, row.clock) == (1, "host")]
         best: dict[str, BenchRow] = {}
-        for row in sorted(here, key=lambda row: row.p50):
+        for row in sorted(measured, key=lambda row: row.p50):
             if row.role == "artifact":
-                best.setdefault(row.precision, row)
-        for ours in best.values():
+                best.setdefault(row.title, row)
+        for ours in [*best.values()][:4]:
             ratio = "" if ours.ratio is None else "{:.2f} ({:.2f} … {:.2f})".format(*ours.ratio)
             link = f"[{run.path.stem}]({where(run)})"
             peer = ours.baseline or ""

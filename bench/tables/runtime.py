@@ -34,7 +34,7 @@ def slice_times_table() -> str:
     """Return the processor time of the looks at a slice, with the native library and without."""
     run = read_json(SLICE_TIMES)
     rows = [
-        [row["look"], *(f"{one[name]:.2g}" for one in (row, bare) for name in _TIMES)]
+        [row["look"], *(f"{part[name]:.2g}" for part in (row, bare) for name in _TIMES)]
         for row, bare in zip(run["with"], run["without"], strict=True)
     ]
     head = ["processor time of one thread, ms", "median", "slowest slice"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_result
+from clinreadnet.cli.common import print_result, write_each
 from clinreadnet.cli.options import GradeScale, Json, LabelFile, ScoreFile
 from clinreadnet.console import note, status
 from clinreadnet.files import check_output
@@ -45,7 +45,10 @@ def agree(
         check_output(html, inputs=[labels, scores])
     with status("Comparing"):
         result = compare_files(labels, scores, parse_scale(scale))
-    if html is not None:
-        write_agreement_page(result, html)
-        note(f"clinreadnet: wrote {html}")
-    print_result(result, as_json, print_agreement)
+
+    def write_page() -> None:
+        if html is not None:
+            write_agreement_page(result, html)
+            note(f"clinreadnet: wrote {html}")
+
+    write_each(lambda: print_result(result, as_json, print_agreement), write_page)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinreadnet.console import Output, output_named, status
-from clinreadnet.errors import InputError
+from clinreadnet.console import Output, note, output_named, status
+from clinreadnet.errors import ClinReadNetError, InputError, os_error_line
 from clinreadnet.files import check_output
 
 if TYPE_CHECKING:
@@ -41,6 +41,29 @@ def print_result(
         print_json(result.to_dict())
     else:
         show(result, Output(markup=markup))
+
+
+def write_each(*outputs: Callable[[], object]) -> None:
+    """Call each output, so that a failing output does not cost the others.
+
+    Raises:
+        OSError, ClinReadNetError: an output failed, see `raise_failures`.
+    """
+    failures: list[Exception] = []
+    for output in outputs:
+        try:
+            output()
+        except (OSError, ClinReadNetError) as failure:
+            failures.append(failure)
+    raise_failures(failures)
+
+
+def raise_failures(failures: Sequence[Exception]) -> None:
+    """Raise the first of the errors, if there are any, after a note for each other."""
+    for other in failures[1:]:
+        note(f"clinreadnet: {os_error_line(other) if isinstance(other, OSError) else other}")
+    if failures:
+        raise failures[0]
 
 
 def print_json(result: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from clinreadnet.cli import options
-from clinreadnet.cli.common import open_session
+from clinreadnet.cli.common import open_session, raise_failures
 from clinreadnet.console import note, progress_bar, status
 from clinreadnet.errors import CheckFailed, InputError
 
@@ -116,10 +116,7 @@ def score(
     if site_limits is not None:
         report = with_limits(report, site_limits)
     outputs.write(report, session)
-    for other in outputs.failures[1:]:
-        note(f"clinreadnet: {other}")
-    if outputs.failures:
-        raise outputs.failures[0]
+    raise_failures(outputs.failures)
     if left_out:
         raise CheckFailed(
             f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above say why"

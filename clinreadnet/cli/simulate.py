@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,7 @@ from clinreadnet.cli.options import Force
 from clinreadnet.console import note, status
 from clinreadnet.errors import InputError, counted
 from clinreadnet.files import check_distinct, check_output
+from clinreadnet.processor import processors
 
 
 def simulate(
@@ -31,6 +31,13 @@ def simulate(
             help="With --anatomy: views of each slice, with other fields of view and positions.",
         ),
     ] = 1,
+    breadth: Annotated[
+        str,
+        typer.Option(
+            help="standard, or wide: more denoisers, kernels, view counts, thicknesses and fields "
+            "of view, and metal."
+        ),
+    ] = "standard",
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
     dicom: Annotated[
         bool,
@@ -59,6 +66,7 @@ def simulate(
 
     Examples:
     - `clinreadnet simulate --out data --count 1200 --seed 1 --preview sheet.png`
+    - `clinreadnet simulate --out wide --count 1200 --seed 1 --breadth wide`
     - `clinreadnet simulate --out mine --anatomy routine-dose-series --variants 4`
     - `clinreadnet simulate --out series --count 24 --seed 1 --dicom`
     """
@@ -68,14 +76,16 @@ def simulate(
         from clinreadnet.simulator.preview import write_preview
         from clinreadnet.simulator.simulate import simulate_folder, simulate_series
 
-    jobs = jobs or os.cpu_count() or 1
+    jobs = jobs or processors()
     check_distinct({"out": out, "preview": preview})
     if preview is not None:
         check_plot(preview)
         check_output(preview)
     if dicom:
-        if anatomy or preview or count is None:
-            raise InputError("--dicom needs --count and excludes --anatomy and --preview")
+        if anatomy or preview or count is None or breadth != "standard":
+            raise InputError(
+                "--dicom needs --count and excludes --anatomy, --preview and --breadth"
+            )
         simulate_series(out, count, seed, jobs=jobs, force=force)
         print(f"{out}: {counted(count, 'slice')} of a CT series")
         return
@@ -89,6 +99,7 @@ def simulate(
         scanned=scanned,
         variants=variants,
         device=device,
+        breadth=breadth,
         jobs=jobs,
         force=force,
     )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_result
+from clinreadnet.cli.common import print_result, write_each
 from clinreadnet.cli.options import Json, LimitsFile
 from clinreadnet.console import progress_bar
 from clinreadnet.files import check_output
@@ -76,8 +76,11 @@ def summarize(
             ecqm=ecqm,
             advance=lambda rows: bar.advance(task, rows),
         )
-    if plot is not None:
-        write_summary_plot(summary, plot)
-    print_result(summary, as_json, print_summary)
+
+    def draw() -> None:
+        if plot is not None:
+            write_summary_plot(summary, plot)
+
+    write_each(lambda: print_result(summary, as_json, print_summary), draw)
     if summary.limits is not None:
         summary.limits.check()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_result, row_writer
+from clinreadnet.cli.common import print_result, row_writer, write_each
 from clinreadnet.cli.options import Json, Rows
 from clinreadnet.console import note, status
 from clinreadnet.errors import InputError
@@ -63,6 +63,9 @@ def tune(
         base=out if out is not None and out.exists() else None,
         tried=lambda keys, trial: write({"entry": "/".join(keys), **asdict(trial)}),
     )
-    if not dry_run:
-        note(f"clinreadnet: wrote {write_tuning(tuning, out)}")
-    print_result(tuning, as_json, print_tuning)
+
+    def write_configs() -> None:
+        if not dry_run:
+            note(f"clinreadnet: wrote {write_tuning(tuning, out)}")
+
+    write_each(write_configs, lambda: print_result(tuning, as_json, print_tuning))

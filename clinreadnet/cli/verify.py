@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_result
+from clinreadnet.cli.common import print_result, write_each
 from clinreadnet.cli.options import Device, Json
 from clinreadnet.console import note, progress_bar, status
 from clinreadnet.errors import CheckFailed, InputError
@@ -86,10 +86,15 @@ def verify(
             report = verify_golden(bundle, manifest, advance, device)
         else:
             report = verify_folder(bundle, manifest, data, checkpoint, advance, device)
-    if plot is not None and report.scores:
-        write_parity(report.scores, "reference", plot)
-    print_result(report, as_json, print_report, markup=True)
-    if record:
-        note(write_record(report, manifest, key))
+
+    def draw() -> None:
+        if plot is not None and report.scores:
+            write_parity(report.scores, "reference", plot)
+
+    def write() -> None:
+        if record:
+            note(write_record(report, manifest, key))
+
+    write_each(lambda: print_result(report, as_json, print_report, markup=True), draw, write)
     if not report.passed:
         raise CheckFailed(f"{bundle}: verification failed")

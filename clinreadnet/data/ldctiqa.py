@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +38,17 @@ _CHALLENGE_FOLDERS = "LDCTIQAG2023_*"
 _SIMULATION_ADVICE = "simulate the folder again, or delete this file to go without anatomies"
 
 _LARGEST_NUMBER = 2**31 - 1  # of an anatomy, a patient, a noise level
+
+
+class DataSource(TypedDict):
+    """A folder that was trained on or measured."""
+
+    name: str
+    slices: int
+    seed: int | None
+    """Seed of the simulation; None if it is not recorded."""
+    breadth: str | None
+    """Breadth of the simulation, "standard" or "wide"; None for other folders."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +73,17 @@ class LdctiqaFolder:
         if self.simulation is None:
             return None
         return [self.simulation["images"][name] for name in self.names]
+
+    @property
+    def source(self) -> DataSource:
+        """What a record of training or evaluation says of the folder."""
+        seed = None if self.simulation is None else self.simulation.get("seed")
+        return DataSource(name=self.folder.name, slices=len(self), seed=seed, breadth=self.breadth)
+
+    @property
+    def breadth(self) -> str | None:
+        """Recorded breadth of a simulated folder: "standard" or "wide"; None otherwise."""
+        return None if self.simulation is None else self.simulation.get("breadth", "standard")
 
     @property
     def groups(self) -> NDArray[np.int64] | None:
@@ -260,6 +282,10 @@ def _read_simulation(folder: Path, names: list[str]) -> dict[str, Any] | None:
     if not path.exists():
         return None
     simulation: dict[str, Any] = _read_json_object(path, _SIMULATION_ADVICE)
+    if not isinstance(simulation.get("breadth", ""), str):
+        raise InputError(f"{path}: `breadth` is not a name; {_SIMULATION_ADVICE}")
+    if type(simulation.get("seed", 0)) is not int:
+        raise InputError(f"{path}: `seed` is not a whole number; {_SIMULATION_ADVICE}")
     images = simulation.get("images")
     for name in names:
         record = images.get(name) if isinstance(images, dict) else None

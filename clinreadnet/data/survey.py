@@ -44,10 +44,14 @@ def survey(hu: NDArray[Any], *, anatomy: bool) -> Survey | None:
     """Return the measures of a slice; None if the library is missing or does not take the slice.
 
     Args:
-        hu: Hounsfield units. Only contiguous float32 and int16 [512, 512] is measured.
+        hu: Hounsfield units [512, 512]: contiguous float32 or int16, or other integers.
         anatomy: whether to measure the largest body too. Without it, its area is 0.
     """
-    if hu.shape != (SIZE, SIZE) or hu.dtype not in _TYPES or not hu.flags.carray:
+    if hu.shape != (SIZE, SIZE):
+        return None
+    if hu.dtype.kind in "iu" and hu.dtype not in _TYPES:
+        hu = hu.astype(np.float32, "C")  # exact up to 2^24, far above the largest plausible value
+    if hu.dtype not in _TYPES or not hu.flags.carray:
         return None
     try:
         library = load_library()

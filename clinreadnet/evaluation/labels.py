@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from clinreadnet.console import Column, fitted_table, progress_bar
-from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa
+from clinreadnet.data.ldctiqa import DataSource, LdctiqaFolder, check_images, read_ldctiqa
 from clinreadnet.data.tiles import read_tiles
 from clinreadnet.errors import InputError, counted
 from clinreadnet.evaluation.maps import MapAgreement, map_agreement
@@ -58,6 +58,7 @@ class Worst(TypedDict):
 class Evaluation(Correlations):
     """Metrics of a checkpoint on a folder."""
 
+    data: DataSource
     rmse: float
     slices: int
     parts: dict[str, Part]
@@ -101,6 +102,7 @@ def evaluate(
     predicted, true = scored["score"], folder.scores.astype(np.float64)
     return Evaluation(
         **correlations(predicted, true),
+        data=folder.source,
         rmse=float(np.sqrt(np.mean((predicted - true) ** 2))),
         slices=len(true),
         parts=parts(folder, predicted),
@@ -213,7 +215,9 @@ def table(result: Evaluation, console: Console) -> Table:
         *([Column("ceiling", ceilings, 1, "left")] if best else []),
     ]
     out = fitted_table(console, "metric", labels, columns, most=16)
-    out.title = f"{counted(result['slices'], 'slice')}, RMSE {result['rmse']:.3f} grades"
+    breadth = result["data"]["breadth"]
+    kind = f" of {breadth} data" if breadth else ""
+    out.title = f"{counted(result['slices'], 'slice')}{kind}, RMSE {result['rmse']:.3f} grades"
     worst = ", ".join(
         f"{scan['name']} {scan['score']:.1f} for {scan['label']:.1f}"
         for scan in result["worst"][:2]

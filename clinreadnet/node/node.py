@@ -24,8 +24,8 @@ from clinreadnet.node.work import Worker
 from clinreadnet.runtime import Session
 
 _TICK = 0.25  # seconds between two checks of the spool
-_PAUSE = 2.0  # seconds after an error of the disk
-_STOP = 5.0  # seconds in which the threads must end
+PAUSE_SECONDS = 2.0  # seconds after an error of the disk
+STOP_SECONDS = 5.0  # seconds in which the threads must end
 _CARE = 600.0  # seconds between two searches for expired objects
 
 
@@ -134,7 +134,7 @@ class Node:
             self._receiver.close()
         if self._monitor is not None:
             self._monitor.stop()
-        end = time.monotonic() + _STOP
+        end = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
             thread.join(max(end - time.monotonic(), 0.0))
         if self._scoring is not None and self._failure is None:
@@ -209,7 +209,7 @@ class Node:
         except Exception as error:
             with suppress(Exception):
                 log(f"unexpected error ({origin(error)})", kind="error")
-            self._stopping.wait(_PAUSE)
+            self._stopping.wait(PAUSE_SECONDS)
             return False
 
     def _score(self, worker: Worker) -> bool:
@@ -218,7 +218,7 @@ class Node:
         except Exception as error:
             reason = first_line(error) if isinstance(error, sqlite3.Error) else origin(error)
             log(f"the spool cannot be used ({reason})", kind="spool")
-            self._stopping.wait(_PAUSE)
+            self._stopping.wait(PAUSE_SECONDS)
             return False
         self._scoring = series
         if series is None:
@@ -249,5 +249,5 @@ class Node:
             return self._sender.send()
         except Exception as error:
             log(f"nothing can be sent now ({origin(error)})", kind="send")
-            self._stopping.wait(_PAUSE)
+            self._stopping.wait(PAUSE_SECONDS)
             return False

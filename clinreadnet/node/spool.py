@@ -102,7 +102,12 @@ class Outgoing:
 
 
 class Spool:
-    """A spool. Any number of threads of a single process may use it."""
+    """A spool. Any number of threads of a single process may use it.
+
+    Attributes:
+        folder: folder of the spool.
+        lock: descriptor of the file that keeps other processes out.
+    """
 
     def __init__(self, folder: Path, *, most_bytes: int, most_objects: int) -> None:
         """Open a spool, or create one.
@@ -120,27 +125,27 @@ class Spool:
         self._most_aside = most_bytes // 2, most_objects // 2
         self._resumed = 0.0
         make_folders(folder)
-        self._lock = lock_folder(folder)
+        self.lock = lock_folder(folder)
         try:
             self.database = open_database(folder)
             self.quota = Quota(
                 folder, most_bytes, most_objects, *clean_folder(folder, self.database)
             )
         except sqlite3.Error as error:
-            os.close(self._lock)
+            os.close(self.lock)
             raise InputError(
                 f"{folder}: the spool's database cannot be used ({first_line(error)}); move the "
                 "folder away and start with an empty one: senders must repeat what waited in it"
             ) from None
         except InputError:
-            os.close(self._lock)
+            os.close(self.lock)
             raise
 
     def close(self) -> None:
         """Close the database and release the folder."""
         with self.mutex:
             self.database.close()
-            os.close(self._lock)
+            os.close(self.lock)
 
     # Received objects
 

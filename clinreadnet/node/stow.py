@@ -24,9 +24,9 @@ from clinreadnet.node.config import DicomWeb
 from clinreadnet.node.send import Unreachable, connection_problem
 from clinreadnet.node.spool import Outgoing
 
-_SECONDS = 60.0  # without a byte from the service
-_EXCHANGE_SECONDS = 120.0  # for a request and its answer, beside the time for the object
-_LEAST_RATE = 20_000  # bytes in a second
+IDLE_SECONDS = 60.0  # without a byte from the service
+EXCHANGE_SECONDS = 120.0  # for a request and its answer, beside the time for the object
+LEAST_RATE = 20_000  # bytes in a second
 _CHUNK = limits.MIB
 _FAILED, _REASON = "00081198", "00081197"  # FailedSOPSequence, FailureReason
 _OF_THE_OBJECT = range(400, 500)
@@ -73,7 +73,7 @@ class Stow:
             size = len(head) + os.fstat(file.fileno()).st_size + len(tail)
             headers = {"Content-Type": related, "Content-Length": str(size), **self._headers}
             try:
-                with self._connection(_EXCHANGE_SECONDS + size / _LEAST_RATE) as connection:
+                with self._connection(EXCHANGE_SECONDS + size / LEAST_RATE) as connection:
                     body = chain([head], iter(lambda: file.read(_CHUNK), b""), [tail])
                     # A service may refuse an object, answer and close before it has read all of it.
                     with suppress(BrokenPipeError, ConnectionResetError):
@@ -99,7 +99,7 @@ class Stow:
         """
         kind = http.client.HTTPConnection
         connection = (kind if self._context is None else http.client.HTTPSConnection)(
-            self._host, self._port, timeout=_SECONDS
+            self._host, self._port, timeout=IDLE_SECONDS
         )
         kind.connect(connection)  # HTTPSConnection.connect would wait for the handshake
         if self._context is not None:

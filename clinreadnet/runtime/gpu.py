@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-_DRIVER_LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
-_NVML_LIBRARY = "nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1"
+DRIVER_LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+NVML_LIBRARY = "nvml.dll" if os.name == "nt" else "libnvidia-ml.so.1"
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 
 
@@ -22,12 +22,12 @@ class Gpu:
 
 
 def load_driver() -> Any:
-    """Load the library of the CUDA driver.
+    """Load the library of the CUDA driver. Libraries that were linked without it see its symbols.
 
     Raises:
         OSError: there is no driver.
     """
-    return ctypes.CDLL(_DRIVER_LIBRARY)
+    return ctypes.CDLL(DRIVER_LIBRARY, ctypes.RTLD_GLOBAL)
 
 
 def find_gpus() -> list[Gpu]:
@@ -60,7 +60,7 @@ def pop_context() -> None:
 def driver_version() -> str | None:
     """Return the NVIDIA driver's version, such as ``580.65.06``, or None without one."""
     try:
-        nvml = ctypes.CDLL(_NVML_LIBRARY)
+        nvml = ctypes.CDLL(NVML_LIBRARY)
     except OSError:
         return None
     if nvml.nvmlInit_v2() != 0:

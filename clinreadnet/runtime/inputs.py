@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clinreadnet.data.plausibility import count_pixels, implausible
 from clinreadnet.errors import InputError
+from clinreadnet.processor import processors
 from clinreadnet.runtime.gpu import find_gpus
 from clinreadnet.spec import SIZE
 
@@ -33,7 +34,9 @@ def slice_threads(n: int, threads: int | None = None) -> Iterator[Callable[..., 
         n: number of slices.
         threads: most threads; default one for each processor.
     """
-    count = min(threads or os.cpu_count() or 1, n // _SLICES_A_THREAD, _MOST_THREADS)
+    count = min(n // _SLICES_A_THREAD, _MOST_THREADS)
+    if count >= 2:  # to count the processors takes as long as half a slice
+        count = min(count, threads or processors())
     if count < 2:
         yield map
         return

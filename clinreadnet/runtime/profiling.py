@@ -21,12 +21,13 @@ def stage(name: str) -> AbstractContextManager[Any]:
     Args:
         name: name of the stage, such as "run 4 slices".
     """
-    annotate = _annotate()
+    annotate = nvtx_annotate()
     return contextlib.nullcontext() if annotate is None else annotate(name, domain=DOMAIN)
 
 
 @functools.cache
-def _annotate() -> Callable[..., AbstractContextManager[Any]] | None:
+def nvtx_annotate() -> Callable[..., AbstractContextManager[Any]] | None:
+    """Return `nvtx.annotate`, or None if nvtx is not installed. The answer is cached."""
     try:
         import nvtx
     except ImportError:

@@ -39,7 +39,7 @@ _WORST = 3
 _NOT_STATED = "not stated"
 _NOTES = 13  # lines that fit beside the table
 _FONT = "DejaVu Sans"  # comes with matplotlib
-_STYLE: dict[Any, Any] = {  # keys: names of settings of matplotlib
+STYLE: dict[Any, Any] = {  # keys: names of settings of matplotlib
     "font.family": _FONT,
     "font.size": 7,
     "axes.linewidth": 0.6,
@@ -74,7 +74,7 @@ def write_pdf(report: SeriesReport, session: Mapping[str, Any], target: Path) ->
         "CreationDate": None,
     }
     with (
-        matplotlib.rc_context(_STYLE),
+        matplotlib.rc_context(STYLE),
         whole_file(target) as temporary,
         temporary.open("wb") as file,  # PdfPages leaves a file of its own open on a full disk
         PdfPages(file, metadata=metadata) as pages,

@@ -12,6 +12,7 @@ B40s and AB50; GE SOFT, STANDARD and BONE, 0.57 to 0.98 mm a pixel): see docs/si
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,11 @@ from clinreadnet.simulator.clean import Float32
 
 SOFT, STANDARD, SHARP = "soft", "standard", "sharp"
 
-_SHARES = {SOFT: 0.40, STANDARD: 0.42, SHARP: 0.18}
+SHARES = {SOFT: 0.40, STANDARD: 0.42, SHARP: 0.18}
+"""Shares of the kinds in routine abdominal protocols."""
+
+EVEN_SHARES = dict.fromkeys(SHARES, 1 / 3)
+
 # Range of the cutoff in cycles per mm, and the exponent, of each kind of kernel.
 _CUTOFFS = {SOFT: (0.16, 0.34), STANDARD: (0.34, 0.70), SHARP: (0.70, 2.20)}
 _POWERS = {SOFT: (0.95, 1.8), STANDARD: (0.9, 2.1), SHARP: (0.9, 2.0)}
@@ -70,9 +75,14 @@ REFERENCE = Kernel(cutoff=0.5, power=1.8)
 """A standard body kernel, for tests and for slices without a known kernel."""
 
 
-def draw_kernel(rng: np.random.Generator) -> Kernel:
-    """Draw a kernel of routine abdominal protocols, occasionally a bone kernel."""
-    kind = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
+def draw_kernel(rng: np.random.Generator, shares: Mapping[str, float] = SHARES) -> Kernel:
+    """Draw a kernel.
+
+    Args:
+        rng: random generator.
+        shares: share of each kind; default those of routine protocols.
+    """
+    kind = str(rng.choice(list(shares), p=list(shares.values())))
     low, high = _CUTOFFS[kind]
     cutoff = low * math.exp(float(rng.uniform(0.0, math.log(high / low))))
     power = float(rng.uniform(*_POWERS[kind]))

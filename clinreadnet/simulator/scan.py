@@ -23,9 +23,10 @@ import numpy as np
 
 from clinreadnet.simulator import projector
 from clinreadnet.simulator.clean import CleanSlice, Float32
-from clinreadnet.simulator.denoise import bilateral, non_local_means
+from clinreadnet.simulator.denoise import DENOISERS
 from clinreadnet.simulator.kernel import REFERENCE, Kernel, draw_kernel
 from clinreadnet.simulator.measure import Detail, TileQuality, Tiles
+from clinreadnet.simulator.metal import Metal, average_starved
 from clinreadnet.spec import HU_MIN, HU_RANGE
 
 MU_WATER_PER_MM = 0.0205
@@ -41,17 +42,11 @@ the noise, a sixth 2.4 times."""
 SCANS = len(NOISE_LEVELS) * len(VIEWS)
 """Simulated scans of one slice."""
 
-DENOISERS = ("nlm", "bilateral")
-"""Denoisers, in the order of the copies."""
+COPIES = ("nlm", "bilateral", "nlm", "bilateral")
+"""Denoiser of each denoised copy among the degradations of a slice."""
 
-COPIES = 4
-"""Denoised copies among the degradations of a slice."""
-
-DEGRADATIONS = SCANS + COPIES
+DEGRADATIONS = SCANS + len(COPIES)
 """Degraded versions of one slice."""
-
-# Range of the strength of each denoiser, in units of the noise.
-_STRENGTHS = {"nlm": (0.45, 1.1), "bilateral": (1.2, 3.5)}
 
 ELECTRONIC_NOISE = 10.0
 """Standard deviation of the electronic noise in counts."""
@@ -72,10 +67,14 @@ class Protocol:
     Attributes:
         noise_hu: requested noise at the largest view count for each noise level, lowest first.
         kernel: the reconstruction kernel.
+        views: three view counts over half a turn, most first; each divides the first.
+        denoisers: the denoiser of each of the four denoised copies.
     """
 
     noise_hu: tuple[float, ...] = NOISE_LEVELS
     kernel: Kernel = REFERENCE
+    views: tuple[int, ...] = VIEWS
+    denoisers: tuple[str, ...] = COPIES
 
 
 def draw_protocol(rng: np.random.Generator) -> Protocol:
@@ -96,11 +95,11 @@ class Degradation:
         views: number of views.
         noise_hu: standard deviation of the random error in even soft tissue, including the original
             noise of a scanned slice.
-        streak_hu: root mean square error of missing views in the body.
+        streak_hu: root mean square error of missing views, and of metal, in the body.
         edge_loss: lost share (0...1) of the slope of strong edges, relative to the noise-free
             reconstruction of the kernel.
         detail_loss: lost share (0...1) of the slope of faint structure.
-        denoiser: "nlm", "bilateral" or None.
+        denoiser: a name of `denoise.DENOISERS`, or None.
         source: number of the degradation that was denoised, or None.
         tiles: the quality of each 32x32 tile.
     """
@@ -128,16 +127,21 @@ def attenuation_per_pixel(hu: Float32, pixel_mm: float) -> Float32:
     return np.asarray(np.maximum(1 + hu * np.float32(1e-3), 0) * scale, np.float32)
 
 
-def add_noise(sinogram: Float32, exposure: float, rng: np.random.Generator) -> Float32:
+def add_noise(
+    sinogram: Float32, exposure: float, rng: np.random.Generator, *, average: bool = False
+) -> Float32:
     """Return noisy line integrals, the shape of ``sinogram``.
 
     Args:
         sinogram: ``[views, n]`` float32 noise-free line integrals.
         exposure: photons per detector cell before the patient.
         rng: source of the noise.
+        average: average rays of few photons with their neighbours.
     """
     counts = rng.poisson(exposure * np.exp(-sinogram.astype(np.float64))).astype(np.float64)
     counts += rng.normal(0.0, ELECTRONIC_NOISE, counts.shape)
+    if average:
+        counts = average_starved(counts)
     # At least one count, because the logarithm of 0 is infinite.
     return np.asarray(math.log(exposure) - np.log(np.maximum(counts, 1.0)), np.float32)
 
@@ -180,6 +184,7 @@ def degrade(
     device: str = "cpu",
     *,
     original: bool = False,
+    metal: Metal | None = None,
 ) -> list[Degradation]:
     """Degrade one clean slice.
 
@@ -192,34 +197,51 @@ def degrade(
             copies.
         device: "cpu" (numba) or a device of PyTorch for the projections. The noise is the same.
         original: use the slice without a scan as degradation 0.
+        metal: metal in the slice. It and its neighbourhood are not measured.
 
     Returns:
         The degraded slices, in the order of ``wanted``. Each is independent of the others.
     """
-    copies = {k: _draw_copy(k, stream(k)) for k in wanted if k >= SCANS}
+    copies = {
+        k: _draw_copy(k, protocol.denoisers[k - SCANS], stream(k)) for k in wanted if k >= SCANS
+    }
     if original:  # a copy needs its scan, and degradation 0 is not a scan
         copies = {k: replace(copy, source=max(copy.source, 1)) for k, copy in copies.items()}
     scans = {k for k in wanted if k < SCANS} | {copy.source for copy in copies.values()}
     beam = _projector(device)
-    sinogram = beam.forward_project(attenuation_per_pixel(clean.hu, clean.pixel_mm), VIEWS[0])
+    tissue = beam.forward_project(
+        attenuation_per_pixel(clean.hu, clean.pixel_mm), protocol.views[0]
+    )
+    sinogram = straight = tissue
+    if metal is not None:
+        near = metal.near(clean.pixel_mm)
+        clean = replace(clean, body=clean.body & ~near, tissue=clean.tissue & ~near)
+        thickness = beam.forward_project(metal.share * np.float32(clean.pixel_mm), len(tissue))
+        sinogram = tissue + metal.alloy.hardened(thickness)
+        straight = tissue + metal.alloy.linear(thickness)
     window = protocol.kernel.window(projector.filter_length(len(clean.hu)), clean.pixel_mm)
     scale = np.float32(1000.0 / (MU_WATER_PER_MM * clean.pixel_mm))
-    exposures = [exposure_for(hu, sinogram, window, float(scale)) for hu in protocol.noise_hu]
+    exposures = [exposure_for(hu, tissue, window, float(scale)) for hu in protocol.noise_hu]
     measure: _Measure | None = None
     made: dict[int, Degradation] = {}
-    for v, views in enumerate(VIEWS):
+    for v, views in enumerate(protocol.views):
         chosen = sorted(k for k in scans if k % len(VIEWS) == v)
         # The largest view count is the reference for the errors of the others.
         if not chosen and v > 0:
             continue
-        kept = sinogram[:: VIEWS[0] // views]
-        noisy = [add_noise(kept, exposures[k // len(VIEWS)], stream(k)) for k in chosen]
-        images = beam.back_project(np.stack([kept, *noisy]), window)
+        kept = sinogram[:: protocol.views[0] // views]
+        noisy = [
+            add_noise(kept, exposures[k // len(VIEWS)], stream(k), average=metal is not None)
+            for k in chosen
+        ]
+        exact = [straight] if measure is None and metal is not None else []
+        images = beam.back_project(np.stack([kept, *noisy, *exact]), window)
         images = images * scale - np.float32(1000.0)
         if measure is None:
-            measure = _Measure(clean, protocol.kernel, images[0])
+            full = images[-1] if exact else images[0]
+            measure = _Measure(clean, protocol.kernel, full, clipped=metal is not None)
         measure.look(images[0])
-        for k, hu in zip(chosen, images[1:], strict=True):
+        for k, hu in zip(chosen, images[1:], strict=False):
             made[k] = measure.scan(hu, exposures[k // len(VIEWS)], views)
         if original and v == 0 and 0 in chosen:
             made[0] = measure.original()
@@ -235,11 +257,14 @@ class _Measure:
     Args:
         clean: the slice.
         kernel: kernel of all images.
-        full: noise-free image of all views.
+        full: noise-free image of all views, without beam hardening.
+        clipped: measure errors in -1000...400 HU alone, because those of metal are much larger.
     """
 
-    def __init__(self, clean: CleanSlice, kernel: Kernel, full: Float32) -> None:
-        self._clean, self._full = clean, full
+    def __init__(
+        self, clean: CleanSlice, kernel: Kernel, full: Float32, *, clipped: bool = False
+    ) -> None:
+        self._clean, self._full, self._clipped = clean, full, clipped
         self._detail = Detail(clean, full)
         self._tiles = Tiles(clean, self._detail)
         # The original noise of a scanned slice is in every image, filtered by the kernel.
@@ -251,13 +276,17 @@ class _Measure:
 
     def look(self, still: Float32) -> None:
         """Set the noise-free image of the current number of views."""
-        self._still, self._missing = still, still - self._full
+        self._still, self._missing = still, self._error(still, self._full)
         self._streak = float(np.sqrt(np.mean(self._missing[self._clean.body] ** 2)))
         self._streak_power = self._tiles.streak_power(self._missing)
 
+    def _error(self, hu: Float32, true: Float32) -> Float32:
+        """Return the difference of two images."""
+        return _seen(hu) - _seen(true) if self._clipped else hu - true
+
     def scan(self, hu: Float32, exposure: float, views: int) -> Degradation:
         """Measure a scan."""
-        error = hu - self._still
+        error = self._error(hu, self._still)
         noise = math.sqrt(float(np.var(error[self._clean.tissue])) + self._own_variance)
         measured = (noise, self._streak, 0.0, 0.0)
         tiles = self._tiles.measure(
@@ -277,11 +306,9 @@ class _Measure:
 
     def copy(self, copy: _Copy, source: Degradation) -> Degradation:
         """Denoise a scan and measure the remaining noise, streaks and detail."""
-        smooth = non_local_means if copy.denoiser == "nlm" else bilateral
-        hu = smooth(source.hu, source.noise_hu, copy.strength)
+        hu = DENOISERS[copy.denoiser].smooth(source.hu, source.noise_hu, copy.strength)
         # Compare with the image without original noise, because its remainder is noise too.
-        seen = np.clip(self._full - self._own, HU_MIN, HU_MIN + HU_RANGE)
-        error = hu - seen
+        error = hu - _seen(self._full - self._own)
         body = self._clean.body
         # Remaining share of the streaks: regression of the error on them.
         inside = self._missing[body]
@@ -305,6 +332,10 @@ class _Measure:
         )
 
 
+def _seen(hu: Float32) -> Float32:
+    return np.clip(hu, HU_MIN, HU_MIN + HU_RANGE)
+
+
 def _projector(device: str) -> Any:
     if device == "cpu":
         return projector
@@ -322,11 +353,9 @@ class _Copy:
     strength: float
 
 
-def _draw_copy(k: int, rng: np.random.Generator) -> _Copy:
-    denoiser = DENOISERS[(k - SCANS) % len(DENOISERS)]
+def _draw_copy(k: int, denoiser: str, rng: np.random.Generator) -> _Copy:
     # One copy from each quarter of the degradations, so that every anatomy has copies of low and of
     # high noise.
-    per_copy = SCANS // COPIES
+    per_copy = SCANS // len(COPIES)
     source = (k - SCANS) * per_copy + int(rng.integers(per_copy))
-    low, high = _STRENGTHS[denoiser]
-    return _Copy(source, denoiser, float(rng.uniform(low, high)))
+    return _Copy(source, denoiser, float(rng.uniform(*DENOISERS[denoiser].strengths)))

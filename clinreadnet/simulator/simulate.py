@@ -13,9 +13,9 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,6 +34,7 @@ from clinreadnet.files import check_output_folder, whole_folder
 
 if TYPE_CHECKING:
     from clinreadnet.simulator.clean import CleanSlice
+    from clinreadnet.simulator.metal import Metal
     from clinreadnet.simulator.scan import Degradation
 
 DEGRADATIONS = 16
@@ -44,6 +45,10 @@ _DEGRADE_STREAM = 1000
 _RADIOLOGISTS_STREAM = 1001
 _SERIES_STREAM = 1002
 _VARIANT_STREAM = 1003
+_WIDE_STREAM = 1004
+
+STANDARD, WIDE = BREADTHS = ("standard", "wide")
+"""What the images of a folder vary: `clinreadnet.simulator.breadth` describes wide data."""
 
 _PACKAGES = {"skimage": "scikit-image"}
 
@@ -104,10 +109,12 @@ class SimulatedAnatomy:
         clean: the slice before projection.
         slices: up to sixteen degradations: scans by noise level and view count, then denoised
             copies.
+        wide: what was drawn beyond the standard draws; empty for standard data.
     """
 
     clean: CleanSlice
     slices: tuple[SimulatedSlice, ...]
+    wide: Mapping[str, object] = field(default_factory=dict)
 
 
 def _stream(seed: int, *key: int) -> np.random.Generator:
@@ -135,6 +142,7 @@ def simulate_anatomy(
     device: str = "cpu",
     *,
     original: bool = False,
+    breadth: str = STANDARD,
 ) -> SimulatedAnatomy:
     """Draw a slice, degrade it and simulate its labels.
 
@@ -144,7 +152,8 @@ def simulate_anatomy(
         count: number of degradations, up to sixteen. It does not affect the first ones.
         clean: the slice to degrade instead of a drawn one.
         device: "cpu", or a device of PyTorch for the projections.
-        original: use the slice without a simulated scan as the first degradation.
+        original: use the slice without a simulated scan as the first degradation. It gets no metal.
+        breadth: one of `BREADTHS`.
 
     Returns:
         The clean slice with its degraded versions. The result depends only on the arguments.
@@ -154,17 +163,27 @@ def simulate_anatomy(
     """
     _require_simulator()
     from clinreadnet.simulator import radiologists
+    from clinreadnet.simulator.breadth import draw_wide
     from clinreadnet.simulator.phantom.draw import draw_phantom
     from clinreadnet.simulator.scan import VIEWS, degrade, draw_protocol
 
+    protocol = draw_protocol(_stream(seed, anatomy, _DEGRADE_STREAM))
+    metal: Metal | None = None
+    wide: dict[str, object] = {}
+    if breadth == WIDE:
+        drawn = draw_wide(clean, protocol, seed, anatomy, _stream(seed, anatomy, _WIDE_STREAM))
+        if original:
+            drawn = replace(drawn, metal=None)
+        clean, protocol, metal, wide = drawn.clean, drawn.protocol, drawn.metal, drawn.record()
     clean = clean or draw_phantom(seed, anatomy)
     degraded = degrade(
         clean,
-        draw_protocol(_stream(seed, anatomy, _DEGRADE_STREAM)),
+        protocol,
         lambda k: _stream(seed, anatomy, _DEGRADE_STREAM, k),
         range(count),
         device,
         original=original,
+        metal=metal,
     )
     ballots = _stream(seed, anatomy, _RADIOLOGISTS_STREAM)
     slices: list[SimulatedSlice] = []
@@ -183,7 +202,7 @@ def simulate_anatomy(
                 made=made,
             )
         )
-    return SimulatedAnatomy(clean, tuple(slices))
+    return SimulatedAnatomy(clean, tuple(slices), wide)
 
 
 def _patients(scanned: Sequence[SliceRef]) -> list[int]:
@@ -238,6 +257,7 @@ def _write_anatomy(
     groups: Sequence[int],
     variants: int,
     device: str,
+    breadth: str,
     anatomy: int,
 ) -> dict[str, _Made]:
     """Write the images of an anatomy; return their records by file name."""
@@ -253,7 +273,13 @@ def _write_anatomy(
         ref = scanned[number]
         clean = _clean_slice(ref, variant, _stream(seed, anatomy, _VARIANT_STREAM))
     simulated = simulate_anatomy(
-        seed, anatomy, min(DEGRADATIONS, count - first), clean, device, original=variant % 2 == 1
+        seed,
+        anatomy,
+        min(DEGRADATIONS, count - first),
+        clean,
+        device,
+        original=variant % 2 == 1,
+        breadth=breadth,
     )
     about: dict[str, object] = {"anatomy": anatomy}
     if isinstance(simulated.clean, Phantom):
@@ -261,7 +287,7 @@ def _write_anatomy(
     else:
         about |= {"slice": Path(ref.name).name, "variant": variant, "group": groups[number]}
         about["own_noise_hu"] = round(simulated.clean.own_noise_hu, 2)
-    about["pixel_mm"] = round(simulated.clean.pixel_mm, 4)
+    about |= {"pixel_mm": round(simulated.clean.pixel_mm, 4), **simulated.wide}
     made: dict[str, _Made] = {}
     for k, simulated_slice in enumerate(simulated.slices):
         tif.write_tif(folder / ldctiqa.IMAGES_FOLDER / name(k), simulated_slice.hu)
@@ -343,6 +369,7 @@ def simulate_folder(
     scanned: Sequence[SliceRef] = (),
     variants: int = 1,
     device: str = "cpu",
+    breadth: str = STANDARD,
     jobs: int = 1,
     force: bool = False,
 ) -> list[float]:
@@ -360,6 +387,7 @@ def simulate_folder(
             first image without a simulated scan) and the slice with another field of view and
             position.
         device: "cpu", "cuda", or "auto" for CUDA if available.
+        breadth: one of `BREADTHS`; recorded in ``simulation.json`` unless it is "standard".
         jobs: number of processes.
         force: replace the folder if it exists.
 
@@ -371,6 +399,8 @@ def simulate_folder(
             images, a slice cannot be read or lacks pixel spacing, ``out`` exists without ``force``,
             or numba, scipy or scikit-image is not installed.
     """
+    if breadth not in BREADTHS:
+        raise InputError(f"breadth={breadth}: choose {' or '.join(BREADTHS)}")
     if variants < 1:
         raise InputError(f"variants={variants}: must be 1 or more")
     if variants > 1 and not scanned:
@@ -394,7 +424,7 @@ def simulate_folder(
         images: dict[str, _Made] = {}
         groups = _patients(scanned)
         write = partial(
-            _write_anatomy, folder, seed, count, tuple(scanned), groups, variants, where
+            _write_anatomy, folder, seed, count, tuple(scanned), groups, variants, where, breadth
         )
         for made in _in_order(write, anatomies, jobs):
             images |= made
@@ -406,6 +436,8 @@ def simulate_folder(
             "note": f"{what}, simulated scans and simulated radiologists: research use only",
             "seed": seed,
             "count": count,
+            # Standard data is recorded as before there was a choice.
+            **({} if breadth == STANDARD else {"breadth": breadth}),
             "images": {name: made.record for name, made in images.items()},
         }
         ldctiqa.write_labels(folder, labels, simulation)

@@ -19,7 +19,7 @@ import numpy as np
 from clinreadnet import __version__
 from clinreadnet.checkout import git_commit
 from clinreadnet.console import console
-from clinreadnet.data.ldctiqa import LdctiqaFolder
+from clinreadnet.data.ldctiqa import LdctiqaFolder, read_ldctiqa
 from clinreadnet.data.tiles import read_tiles
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.labels import open_labelled, score_folder
@@ -92,6 +92,9 @@ def ablate(
             is finished to report.
     """
     out, commit = Path(out), git_commit()
+    for labelled in data:
+        read_ldctiqa(labelled)  # checks it before anything is written
+    folder = None if test is None else open_labelled(test)
     settings = {
         "version": __version__,
         "config": {k: v for k, v in asdict(config).items() if k != "seed"},
@@ -105,7 +108,6 @@ def ablate(
     if report and not (out / "settings.json").exists():
         raise InputError(f"{out}: holds no ablation to report; call without report=True to train")
     _keep_settings(out, settings)
-    folder = None if test is None else open_labelled(test)
     runs: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in VARIANTS}
     for seed in range(seeds):
         for name, change in VARIANTS.items():
@@ -114,7 +116,7 @@ def ablate(
                 continue
             console.print(f"{name}, seed {seed}", highlight=False)
             config_of_run = replace(config, seed=seed, **change)
-            run = _finished(place) or _run(data, place, config_of_run, folder)
+            run = read_result(place) or _run(data, place, config_of_run, folder)
             if patients is not None:
                 run["patients"] = _order(place, patients, clean, degraded)
             runs[name][seed] = run
@@ -141,6 +143,8 @@ def ablate(
 def _identity(folder: str | os.PathLike[str]) -> dict[str, str]:
     """Return the name of a file or folder and the SHA-256 of its files' names and contents."""
     digest, folder = hashlib.sha256(), Path(folder)
+    if not folder.exists():
+        raise InputError(f"{folder}: no such file or folder")
     for path in sorted(path for path in (folder, *folder.rglob("*")) if path.is_file()):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
@@ -183,7 +187,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else text[:36] + "..."
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """Read the result of a run and remove stale files; return None if it is not finished."""
     path = folder / "result.json"
     if not path.exists():
         return None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet.console import console, progress_bar
-from clinreadnet.data.ldctiqa import LdctiqaFolder, check_images, read_ldctiqa
+from clinreadnet.data.ldctiqa import DataSource, LdctiqaFolder, check_images, read_ldctiqa
 from clinreadnet.data.tif import silent_tifffile
 from clinreadnet.data.tiles import TileLabels, read_tiles
 from clinreadnet.errors import InputError, counted
@@ -41,20 +41,21 @@ class LabelledSlices:
     """[n] whether each slice is a simulated scan after a denoiser."""
     tiles: TileLabels
     """Tile labels of all slices in ``hu``; weight 0 without labels."""
+    sources: tuple[DataSource, ...] = ()
+    """The folders of all slices in ``hu``."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def subset(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> LabelledSlices:
         """Return the slices selected by a mask ``index`` [n] or indices [k]."""
-        return LabelledSlices(
-            self.hu,
-            self.rows[index],
-            self.scores[index],
-            self.quality[index],
-            self.groups[index],
-            self.denoised[index],
-            self.tiles,
+        return replace(
+            self,
+            rows=self.rows[index],
+            scores=self.scores[index],
+            quality=self.quality[index],
+            groups=self.groups[index],
+            denoised=self.denoised[index],
         )
 
     def thinned(self, most: int) -> LabelledSlices:
@@ -92,13 +93,14 @@ def load_slices(
         quiet: print nothing.
 
     Raises:
-        InputError: a folder is repeated or cannot be used.
+        InputError: a folder is repeated or cannot be used, or two show phantoms of one seed.
     """
     paths = [Path(folder).resolve() for folder in folders]
     for i, path in enumerate(paths):
         if path in paths[:i]:
             raise InputError(f"{folders[i]}: named twice; its slices would be on both sides")
     opened = [read_ldctiqa(folder) for folder in folders]
+    _check_seeds(opened)
     for labelled in opened:
         check_images(labelled)
     count = sum(map(len, opened))
@@ -138,7 +140,24 @@ def load_slices(
             np.concatenate([labelled.quality for labelled in tiles]),
             np.concatenate([labelled.weight for labelled in tiles]),
         ),
+        tuple(labelled.source for labelled in opened),
     )
+
+
+def _check_seeds(opened: Sequence[LdctiqaFolder]) -> None:
+    """Check that no two folders show the phantoms of one seed, which would be on both sides."""
+    first: dict[int, Path] = {}
+    for labelled in opened:
+        seed = labelled.source["seed"]
+        drawn = labelled.records is not None and "slice" not in labelled.records[0]
+        if seed is None or not drawn:
+            continue
+        if seed in first:
+            raise InputError(
+                f"{labelled.folder}: shows the anatomies of {first[seed]}, seed {seed}; simulate "
+                "with another seed"
+            )
+        first[seed] = labelled.folder
 
 
 def _read_tiles(folder: LdctiqaFolder, quiet: bool) -> TileLabels:

@@ -1,7 +1,8 @@
 """Recipes: TOML files in `recipes/` with consecutive training stages.
 
 Each stage starts from the checkpoint of the previous stage. A stage sets fields of `TrainConfig`,
-and `limit`, a duration such as "2h", for ``limit_seconds``.
+and `limit`, a duration such as "2h", for ``limit_seconds``. The first stage starts from random
+weights, or with ``init = "shipped"`` from the checkpoint in the package.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ from typing import Any, get_args, get_type_hints
 from clinreadnet import limits
 from clinreadnet.errors import InputError
 from clinreadnet.files import read_toml
+from clinreadnet.model.checkpoint import pretrained_path
 from clinreadnet.training.config import TrainConfig
+
+SHIPPED = "shipped"
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A run of a recipe. ``config.init`` is set when the previous stage has finished."""
+    """A run of a recipe. ``config.init`` of a later stage is set after the previous stage."""
 
     name: str
     config: TrainConfig
@@ -86,11 +90,15 @@ def _stage(recipe: str, number: int, table: dict[str, Any]) -> Stage:
         raise InputError(f"{recipe}: stage {number}: its name {name!r} is not that of a folder")
     if "limit" in values:
         values["limit_seconds"] = parse_duration(str(values.pop("limit")))
-    unknown = [key for key in values if key not in known or key == "init"]
-    if unknown:
-        listed = ", ".join(key for key in known if key != "init")
+    if unknown := [key for key in values if key not in known]:
         raise InputError(
-            f"{recipe}: stage {name}: unknown field {unknown[0]!r}; known: name, limit, {listed}"
+            f"{recipe}: stage {name}: unknown field {unknown[0]!r}; known: name, limit, "
+            f"{', '.join(known)}"
+        )
+    if (start := values.get("init", SHIPPED)) != SHIPPED or ("init" in values and number > 1):
+        raise InputError(
+            f"{recipe}: stage {name}: init is {start!r}; leave it out, or begin the first stage "
+            f'with init = "{SHIPPED}", the checkpoint in the package'
         )
     hints = get_type_hints(TrainConfig)
     for key, value in values.items():
@@ -101,6 +109,8 @@ def _stage(recipe: str, number: int, table: dict[str, Any]) -> Stage:
             raise InputError(
                 f"{recipe}: stage {name}: {key} is {value!r}, expected {kind.__name__}"
             )
+    if "init" in values:
+        values["init"] = str(pretrained_path())
     return Stage(str(name), TrainConfig(**values))
 
 

@@ -21,7 +21,7 @@ from clinreadnet.training.trainer import Trainer
 
 
 @contextmanager
-def _interrupts() -> Iterator[Callable[[], bool]]:
+def interrupts() -> Iterator[Callable[[], bool]]:
     """Record SIGINT and SIGTERM instead of stopping. A second signal stops at once.
 
     A signal that is already ignored, such as SIGINT in a background job of a script, stays ignored.
@@ -107,7 +107,7 @@ def _run(trainer: Trainer, resume: bool) -> None:
         out.mkdir(parents=True, exist_ok=True)
     ranks.reduce(0, "max")  # wait until the folder exists
     try:
-        with _interrupts() as interrupted:
+        with interrupts() as interrupted:
             trainer.run(interrupted)
     except BaseException as error:
         if trainer.step == 0 and ranks.first:  # there is nothing to resume

@@ -135,7 +135,7 @@ class Trainer:
             while not self.finished():
                 if self.step % self.batches.per_epoch or not self.epoch_totals["steps"]:
                     self._train_epoch(interrupted)
-                row = self._finish_epoch()
+                row = self.finish_epoch()
                 if log is None:
                     self.rows.append(row)
                 else:
@@ -173,7 +173,7 @@ class Trainer:
                 if batch is None:
                     break
                 waited = time.monotonic() - started
-                loss = self._train_step(batch)
+                loss = self.train_step(batch)
                 loss_sum += loss
                 self.step += 1
                 spent = time.monotonic() - started
@@ -202,7 +202,7 @@ class Trainer:
             )
         self.save()
 
-    def _train_step(self, batch: Batch) -> Tensor:
+    def train_step(self, batch: Batch) -> Tensor:
         """Take a step on this process's part of a batch; return the loss."""
         with self._autocast():
             probs, tiles = self.learner(batch.inputs)
@@ -244,7 +244,7 @@ class Trainer:
                 values[index] = mine[name]
         return {name: self.ranks.reduce(values, "sum") for name, values in measures.items()}
 
-    def _finish_epoch(self) -> EpochRow:
+    def finish_epoch(self) -> EpochRow:
         """Score the held-out anatomies with the averaged weights and log the epoch."""
         self.last_held_out = measures = self._held_out()
         true = self.validation.scores
@@ -306,6 +306,7 @@ class Trainer:
         steady = self.rows[1:] or self.rows  # the first epoch warms up
         return {
             "config": self.config.named(),
+            "data": list(self.training.sources),
             "training_slices": len(self.training),
             "validation_slices": len(self.validation),
             "training_anatomies": len(np.unique(self.training.groups)),

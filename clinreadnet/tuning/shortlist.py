@@ -9,7 +9,6 @@ warps hide latencies, and the bound is raised in proportion.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from clinreadnet.kernels.launch import trial
 from clinreadnet.kernels.machine_code import SCHEDULERS, disassemble, executed, occupancy, widths
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import STAGES, STEM, Case, Config, LayerShape, NetworkShape, OpSpec
-from clinreadnet.tuning.tunable import BATCH
+from clinreadnet.processor import processors
+from clinreadnet.tuning.tunable import BATCH, TUNABLE, compile_obstacle
 
 CACHE_BYTES = 21
 """Bytes that a multiprocessor reads from the L2 cache per cycle (5.5 TB/s on an H200)."""
@@ -64,15 +64,27 @@ def shortlist(
         processes: processes that compile; default one for each processor.
     """
     count = partial(estimate, keys, capability=capability, multiprocessors=multiprocessors)
-    processes = processes or os.cpu_count() or 1
+    processes = processes or processors()
     if processes == 1:
-        estimates = list(map(count, candidates))
-    else:
-        # A fork would copy the state of CUDA, which does not survive it.
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            estimates = list(pool.map(count, candidates))
+        return _lowest(list(map(count, candidates)), most)
+    # A fork would copy the state of CUDA, which does not survive it.
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        chosen = _lowest(list(pool.map(count, candidates)), most)
+        # The tuner compiles the chosen for every shape, one after another, and finds these in
+        # Triton's cache on the disk.
+        list(pool.map(partial(obstacle, keys, capability=capability), chosen))
+    return chosen
+
+
+def _lowest(estimates: Sequence[Estimate], most: int) -> list[Config]:
     fit = [item for item in estimates if item.obstacle is None]
     return [item.config for item in sorted(fit, key=lambda item: item.cycles)[:most]]
+
+
+def obstacle(keys: tuple[str, ...], config: Config, *, capability: int) -> str | None:
+    """Compile all kernels of a candidate; return why it cannot be launched, or None."""
+    with trial(config, *keys):
+        return compile_obstacle(TUNABLE[keys[0]](*keys[1:]).cases(capability))
 
 
 def estimate(

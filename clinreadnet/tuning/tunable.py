@@ -9,7 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from clinreadnet.errors import first_line
 from clinreadnet.kernels import Impl
+from clinreadnet.kernels.compile import launch_obstacle, resources
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import Case, Config, LayerShape, OpSpec, TuningEntry
 from clinreadnet.precision import precision_of
@@ -49,6 +51,18 @@ class Tunable:
     candidates: tuple[Config, ...]
     cases: Callable[[int], list[Case]]
     examples: Callable[[torch.device], list[Example]]
+
+
+def compile_obstacle(cases: Sequence[Case]) -> str | None:
+    """Return why a candidate cannot be launched, or None. No GPU is needed."""
+    for case in cases:
+        try:
+            taken = resources(case)
+        except Exception as error:  # any error of the compiler excludes the candidate
+            return f"does not compile: {first_line(error)}"
+        if (obstacle := launch_obstacle(taken, case.capability)) is not None:
+            return obstacle
+    return None
 
 
 def examples_of(

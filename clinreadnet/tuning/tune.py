@@ -26,7 +26,6 @@ from torch import Tensor
 from clinreadnet.console import Column, fitted_table, progress_bar, status
 from clinreadnet.errors import CheckFailed, InputError, first_line
 from clinreadnet.files import whole_file
-from clinreadnet.kernels.compile import launch_obstacle, resources
 from clinreadnet.kernels.launch import (
     CONFIGS,
     config_file,
@@ -39,7 +38,7 @@ from clinreadnet.kernels.spec import Case, Config
 from clinreadnet.precision import Limits
 from clinreadnet.runtime.comparison import compare_outputs
 from clinreadnet.tuning.shortlist import shortlist
-from clinreadnet.tuning.tunable import TUNABLE, Example, Tunable
+from clinreadnet.tuning.tunable import TUNABLE, Example, Tunable, compile_obstacle
 
 Clock = Callable[[Callable[[], object]], float]
 """Function that returns the milliseconds of a call on the GPU."""
@@ -109,18 +108,6 @@ def entries(tree: Mapping[str, Any], *above: str) -> Iterator[tuple[tuple[str, .
             yield from entries(inner, *above, key)
         else:
             yield (*above, key), inner
-
-
-def compile_obstacle(cases: Sequence[Case]) -> str | None:
-    """Return why a candidate cannot be launched, or None. No GPU is needed."""
-    for case in cases:
-        try:
-            taken = resources(case)
-        except Exception as error:  # any error of the compiler excludes the candidate
-            return f"does not compile: {first_line(error)}"
-        if (obstacle := launch_obstacle(taken, case.capability)) is not None:
-            return obstacle
-    return None
 
 
 def _first_slice(example: Example) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ batch is compared with the reference and with its result in the other batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,20 +113,24 @@ def planned(slices: int, batch: BatchRange) -> int:
 def run_batches(
     run: BatchRunner, slices: SliceSource, batch: BatchRange, advance: Advance = lambda n: None
 ) -> BatchedOutputs:
-    """Run slices in the batches of `plan`.
+    """Run slices in the batches of `plan`. Ctrl-C ends the call during a batch.
 
     Args:
-        run: function that runs a batch.
+        run: function that runs a batch. It is called on a thread.
         slices: slices to run.
         batch: the profile.
         advance: called with the number of slices of each batch.
     """
     runs: list[tuple[Batch, Outputs]] = []
-    for step in plan(len(slices), batch):
-        images = {index: slices.hu(index) for index in set(step.slices)}
-        outputs = run_batch(run, np.stack([images[index] for index in step.slices]), batch.min)
-        runs.append((step, outputs))
-        advance(len(step.slices))
+    pool = ThreadPoolExecutor(1)  # a batch of a library takes seconds that no Ctrl-C shortens
+    try:
+        for step in plan(len(slices), batch):
+            images = {index: slices.hu(index) for index in set(step.slices)}
+            hu = np.stack([images[index] for index in step.slices])
+            runs.append((step, pool.submit(run_batch, run, hu, batch.min).result()))
+            advance(len(step.slices))
+    finally:
+        pool.shutdown(wait=False)
     first = runs[: -(-len(slices) // batch.max)]
     joined = {
         name: np.concatenate([outputs[name] for _, outputs in first])[: len(slices)]

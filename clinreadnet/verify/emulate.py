@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.precision import PRECISIONS, lowered_precisions
 
-_MOVES = frozenset(("Concat", "Identity", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze"))
+MOVES = frozenset(("Concat", "Identity", "Reshape", "Split", "Squeeze", "Transpose", "Unsqueeze"))
 """Operators that only move values: rounded inputs give rounded outputs."""
 
 
@@ -45,7 +45,7 @@ def emulate(content: bytes) -> bytes:
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         rounded = [name for name in node.output if types[name] in low]
-        if node.op_type in _MOVES:
+        if node.op_type in MOVES:
             rounded = []
         to_low = node.op_type == "Cast" and rounded
         if not to_low:

@@ -48,6 +48,7 @@ class EngineBuilder:
     Attributes:
         flavour: flavour of TensorRT.
         version: version of the TensorRT package.
+        network: parsed network, TensorRT's `INetworkDefinition`.
         layers: layers of the parsed network, counted by kind and type.
     """
 
@@ -91,12 +92,12 @@ class EngineBuilder:
         self._plugins = plugins
         if plugins is not None:
             flags |= plugins.prepare(trt, self.flavour)
-        self._network = self._builder.create_network(flags)
-        self._parser = trt.OnnxParser(self._network, self._logger)
+        self.network = self._builder.create_network(flags)
+        self._parser = trt.OnnxParser(self.network, self._logger)
         if not self._parser.parse_from_file(str(self._graph)):
             reason = parser_error(self._parser) if self._parser.num_errors else "cannot parse it"
             raise InputError(f"{self._graph}: {self.flavour.name} {reason}")
-        self.layers = layer_types(self._network)
+        self.layers = layer_types(self.network)
         if plugins is None:
             check_types(self.layers, precision, str(self._graph), islands)
         else:
@@ -133,7 +134,7 @@ class EngineBuilder:
         config.progress_monitor = monitor
         self._messages.clear()
         self._listings.clear()
-        engine = self._builder.build_serialized_network(self._network, config)
+        engine = self._builder.build_serialized_network(self.network, config)
         if monitor is not None and monitor.interrupted:
             raise KeyboardInterrupt
         if engine is None:
@@ -152,7 +153,7 @@ class EngineBuilder:
         check_options(options, self.flavour)
         resolve_targets((target,), self.flavour)
         check_batch(batch)
-        static = self._network.get_input(0).shape[0]
+        static = self.network.get_input(0).shape[0]
         if static != -1 and batch != BatchRange(static, static, static):
             raise InputError(
                 f"batch={spell_batch(batch)}: {self._graph} has a fixed batch of {static}; "

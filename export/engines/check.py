@@ -13,17 +13,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from clinreadnet.console import status
+from clinreadnet.console import Column, fitted_table, status
 from clinreadnet.errors import InputError, first_line
 from clinreadnet.export.engines.build import parser_error
 from clinreadnet.files import read_regular
@@ -252,13 +251,14 @@ def operator_table() -> dict[str, Any]:
 
 def print_findings(findings: Sequence[Finding], console: Console) -> None:
     """Print a row for each graph and flavour, then each blocker."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    for heading in ("graph", "flavour", "asked", "blockers"):
-        table.add_column(heading, overflow="fold")
-    for finding in findings:
-        count = str(len(finding.blockers)) if finding.judge else "not checked"
-        table.add_row(escape(finding.graph), finding.flavour, finding.judge or "", count)
-    console.print(table)
+    counts = [str(len(f.blockers)) if f.judge else "not checked" for f in findings]
+    columns = [
+        Column("flavour", [f.flavour for f in findings], justify="left"),
+        Column("asked", [fill(f.judge or "", 34) for f in findings], leave_out=1, justify="left"),
+        Column("blockers", counts),
+    ]
+    names = [f.graph for f in findings]
+    console.print(fitted_table(console, "graph", names, columns, most=12, compact=True))
     for finding in findings:
         for line in (f"{b.node} ({b.operator}): {b.reason}" for b in finding.blockers):
             console.print(

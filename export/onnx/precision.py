@@ -146,7 +146,7 @@ def find_islands(
         return ()
     if not keeps_budget(nodes):
         raise CheckFailed(f"the float32 graph itself is off by more than {limits.error:.1e}")
-    return tuple(_minimal(nodes, keeps_budget))
+    return tuple(bisect(nodes, keeps_budget))
 
 
 def float32_products(model: onnx.ModelProto, islands: Sequence[str]) -> dict[str, int]:
@@ -156,7 +156,7 @@ def float32_products(model: onnx.ModelProto, islands: Sequence[str]) -> dict[str
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
 
-def _minimal(candidates: Sequence[str], passes: Callable[[Sequence[str]], bool]) -> list[str]:
+def bisect(candidates: Sequence[str], passes: Callable[[Sequence[str]], bool]) -> list[str]:
     """Return a minimal subset that passes (QuickXplain, Junker 2004); the whole set passes."""
 
     def explain(known: list[str], added: bool, rest: list[str]) -> list[str]:

@@ -60,7 +60,7 @@ const Ops ops = {CRN_STRING(CRN_ISA), W, COLUMNS, WEIGHTS,
                  false,
 #endif
                  {block<false>, block<true>}, {merge<false>, merge<true>}, stem, head,
-                 {survey<float>, survey<int16_t>},
+                 {survey<float>, survey<int16_t>}, between,
                  {peak_float, peak_bytes}};
 
 }  // namespace CRN_ISA

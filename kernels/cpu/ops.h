@@ -97,6 +97,8 @@ struct Ops {
   void (*stem)(const StemArgs&, int64_t first, int64_t last, Scratch&);
   void (*head)(const HeadArgs&, int64_t first, int64_t last, Scratch&);
   void (*survey[2])(const SurveyArgs&);  // of float, of int16_t
+  // Bits of the cells [128, 128] between two values, both excluded: cell i is bit i % 64 of word i / 64.
+  void (*between)(const float* cells, float low, float high, uint64_t* words);
   double (*peak[2])(int64_t rounds);  // runs products in registers alone; returns their number
 };
 

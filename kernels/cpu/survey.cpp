@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 
 #include "guard.h"
 #include "include/clinreadnet_ops.h"
@@ -39,22 +38,22 @@ int last(Row row) {
   return high ? 127 - __builtin_clzll(high) : 63 - __builtin_clzll((uint64_t)row);
 }
 
-template <class Test>
-Mask where(const float* cells, Test test) {
-  Mask mask;
-  for (int i = 0; i < kCells; i++) {
-    uint64_t halves[2] = {};
-    for (int j = 0; j < kCells; j += 8) {
-      unsigned char flags[8];
-      for (int k = 0; k < 8; k++) flags[k] = test(cells[i * kCells + j + k]);
-      uint64_t eight;
-      std::memcpy(&eight, flags, 8);
-      halves[j / 64] |= eight * 0x0102040810204080u >> 56 << j % 64;
-    }
-    mask[i] = (Row)halves[1] << 64 | halves[0];
+// The cells of a slice, and what compares them.
+struct Cells {
+  const Ops& ops;
+  std::array<float, kCells * kCells> values;
+
+  explicit Cells(const Ops& ops) : ops(ops) {}  // counts alone write no values
+
+  Mask between(float low, float high) const {
+    uint64_t words[2 * kCells];
+    ops.between(values.data(), low, high, words);
+    Mask mask;
+    for (int i = 0; i < kCells; i++) mask[i] = (Row)words[2 * i + 1] << 64 | words[2 * i];
+    return mask;
   }
-  return mask;
-}
+  Mask above(float low) const { return between(low, HUGE_VALF); }
+};
 
 Mask both(const Mask& a, const Mask& b) {
   Mask out;
@@ -164,8 +163,8 @@ Row columns_where(Test test) {
   return columns;
 }
 
-void measure(const float* cells, crn_survey_result& out) {
-  const Mask tissue = where(cells, [](float x) { return x > kTissue; });
+void measure(const Cells& cells, crn_survey_result& out) {
+  const Mask tissue = cells.above(kTissue);
   const Bodies bodies = find_bodies(tissue);
   if (bodies.area == 0 || bodies.area < kLeastBody * kCells * kCells) return;
   const Mask& body = bodies.largest;
@@ -192,7 +191,7 @@ void measure(const float* cells, crn_survey_result& out) {
     for (int i = 0; i < kCells; i++) cells_in += count(mask[i] & body[i] & columns);
     return cells_in / area;
   };
-  const Mask dark = where(cells, [](float x) { return x < kLung; });
+  const Mask dark = cells.between(-HUGE_VALF, kLung);
   double beside[2];
   for (int side = 0; side < 2; side++) {
     const Row columns = columns_where([&](int j) {
@@ -207,20 +206,20 @@ void measure(const float* cells, crn_survey_result& out) {
       }
     beside[side] = (double)lung / all;
   }
-  const Mask gas = where(cells, [](float x) { return x > kGas; });
-  const Mask bone = both(where(cells, [](float x) { return x > kBone; }), body);
+  const Mask gas = cells.above(kGas);
+  const Mask bone = both(cells.above(kBone), body);
 
   out.area = bodies.area;
   out.border = border;
   out.second = (double)bodies.second / bodies.tissue;
   out.width = 0.78539816339744830962 * width * width / area;
-  out.fat = share(where(cells, [](float x) { return x > kFatLow && x < kFatHigh; }));
+  out.fat = share(cells.between(kFatLow, kFatHigh));
   out.lung = share(both(dark, gas)) / std::max(1 - out.fat, 1e-6);
   out.both_lungs = std::min(beside[0], beside[1]);
   out.bone = share(bone);
   out.side_bone = share(bone, sides);
-  out.spine = share(where(cells, [](float x) { return x > kSpine; }), middle);
-  out.dense_bone = share(where(cells, [](float x) { return x > kDense; }));
+  out.spine = share(cells.above(kSpine), middle);
+  out.dense_bone = share(cells.above(kDense));
   out.enclosed = share(both(inverse(open_air(bone)), inverse(bone)));
 }
 
@@ -237,9 +236,9 @@ extern "C" CRN_API crn_status crn_survey(const void* hu, uint32_t type, const ch
       throw Error(CRN_BAD_ARGUMENT, "hu or result is NULL, or result.size is another");
     if (type > CRN_INT16) throw Error(CRN_BAD_ARGUMENT, "type=%u: give 0 (float) or 1 (int16)", type);
     static_assert(kCells == 128, "a row is a number of 128 bits");
-    std::array<float, kCells * kCells> cells;
+    Cells cells(find_ops(instructions));
     Pixels pixels;
-    find_ops(instructions).survey[type]({hu, (int)many, &pixels, anatomy ? cells.data() : nullptr});
+    cells.ops.survey[type]({hu, (int)many, &pixels, anatomy ? cells.values.data() : nullptr});
     *result = {};
     result->size = sizeof(crn_survey_result);
     result->finite = pixels.finite;
@@ -250,6 +249,6 @@ extern "C" CRN_API crn_status crn_survey(const void* hu, uint32_t type, const ch
     result->soft = (uint32_t)pixels.soft;
     result->light = (uint32_t)pixels.light;
     result->dense = (uint32_t)pixels.dense;
-    if (anatomy) measure(cells.data(), *result);
+    if (anatomy) measure(cells, *result);
   });
 }

@@ -63,6 +63,23 @@ CRN_INLINE vf square_root(vf x) {
 #endif
 }
 
+// Bit i is set where lane i of a comparison is.
+CRN_INLINE uint32_t bits(vi flags) {
+#if defined(__AVX512DQ__) && CRN_WIDTH == 16
+  return _mm512_movepi32_mask((__m512i)flags);
+#elif defined(__AVX__) && CRN_WIDTH == 8
+  return (uint32_t)_mm256_movemask_ps((__m256)flags);
+#elif defined(__SSE__) && CRN_WIDTH == 4
+  return (uint32_t)_mm_movemask_ps((__m128)flags);
+#elif defined(__aarch64__) && CRN_WIDTH == 4
+  return vaddvq_u32((uint32x4_t)(flags & vi{1, 2, 4, 8}));
+#else
+  uint32_t all = 0;
+  CRN_UNROLL for (int i = 0; i < W; i++) all |= (uint32_t)(flags[i] & 1) << i;
+  return all;
+#endif
+}
+
 // One step of a transposition: exchanges blocks of S lanes between rows r and r + S.
 
 template <int S>

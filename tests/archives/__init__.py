@@ -1,1 +1,1 @@
-"""A log of the world: inputs of real archives and public reports that once failed."""
+"""Regression cases: inputs of real archives and public reports that once failed."""

@@ -1,4 +1,4 @@
-"""What a case of the log is."""
+"""The type of a regression case."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Case:
 
     Attributes:
         name: id of the test.
-        build: writes the input into an empty folder.
-        source: public report, ``owner/repository#number``; empty for a habit of real archives
+        build: function that writes the input to an empty folder.
+        source: public report, ``owner/repository#number``; empty if real archives do this
             without a report.
     """
 

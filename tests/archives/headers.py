@@ -1,4 +1,4 @@
-"""Headers that archives hold, and what our objects must say of them."""
+"""Unusual headers of real archives, and the values that our objects must have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Header(Case):
     Attributes:
         report: values of the report; None for an attribute that it must not have.
         maps: names of the files of its maps.
-        no_map: why it gets none.
+        no_map: reason why it gets no map.
     """
 
     report: Mapping[str, str | None] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Header(Case):
 
 
 def series(tags: Tags, *, slices: int = 2, **given: Any) -> Callable[[Path], None]:
-    """Return what writes a series with some stored bytes in its headers."""
+    """Return a function that writes a series with some stored bytes in its headers."""
 
     def build(folder: Path) -> None:
         uid = generate_uid()
@@ -51,7 +51,7 @@ def series(tags: Tags, *, slices: int = 2, **given: Any) -> Callable[[Path], Non
 
 
 def names(declared: bytes, name: bytes, **more: bytes) -> Callable[[Path], None]:
-    """Return what writes a series with a character set and a name in it."""
+    """Return a function that writes a series with a character set and a name in it."""
     return series({"SpecificCharacterSet": declared, "PatientName": name, **more})
 
 
@@ -61,7 +61,7 @@ def named(case: str, declared: bytes, stored: bytes, name: str, source: str = ""
 
 
 def _phases(count: int, named: bool) -> Callable[[Path], None]:
-    """Slices at two positions, ``count`` times; the last phase is the brightest."""
+    """Return a function that writes slices at two positions, ``count`` times."""
 
     def build(folder: Path) -> None:
         uid = generate_uid()

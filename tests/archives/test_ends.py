@@ -41,7 +41,7 @@ def blank_air() -> NDArray[np.int16]:
 
 
 def holder() -> NDArray[np.int16]:
-    """The shell of a head holder."""
+    """Return a slice of the shell of a head holder."""
     image = air()
     image[100:400, 200:203] = image[100:400, 300:303] = -200
     return image
@@ -83,7 +83,7 @@ def test_several_are_one_note_and_each_series_has_its_own_ends(
     write_folder(tmp_path / "s", [air(1), noise(), air(2), air(3)], SeriesInstanceUID="1.2.1")
     write_folder(tmp_path / "s", [air(4), noise(), noise(1)], SeriesInstanceUID="1.2.2")
     report, notes = score(session, tmp_path / "s")
-    assert [one.n for one in report.by_series.values()] == [1, 2]
+    assert [series.n for series in report.by_series.values()] == [1, 2]
     (note,) = notes
     assert note.endswith("and 3 more)")
 
@@ -95,7 +95,7 @@ def test_the_report_says_how_many_slices_have_no_body(tmp_path: Path, session: S
     assert [ref.path.name for ref in report.skipped] == ["1.2.1-0.dcm", "1.2.1-2.dcm"]
     sources = make_sources(report.refs)
     written = write_reports(report, sources, session.describe(), tmp_path / "sr")
-    comments = [comment(pydicom.dcmread(one.path)) for one in written]
+    comments = [comment(pydicom.dcmread(item.path)) for item in written]
     assert comments[0].endswith("Left out at the ends of the series: 2 slices without a body.")
     assert "without a body" not in comments[1]
 

@@ -1,4 +1,4 @@
-"""Odd headers: the scores come, the objects are legal, and nobody reads what a library thinks."""
+"""Unusual headers: scores are computed, objects are valid, and warnings of libraries are hidden."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(
     request: pytest.FixtureRequest, bundle: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Header, Path, str, str]:
-    """A case, the folder of its outputs, and what was printed."""
+    """Return a case, the folder of its outputs, and the printed text."""
     case: Header = request.param
     folder = tmp_path_factory.mktemp(case.name)
     (folder / "in").mkdir()
@@ -42,10 +42,10 @@ def made(
     for option in ("sr", "map", "secondary-capture"):
         given += [f"--{option}", str(folder / option)]
     levels = [logging.getLogger(name).level for name in ("pydicom", "highdicom")]
-    with warnings.catch_warnings(record=True) as seen:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         done = CliRunner().invoke(app, ["score", str(folder / "in"), *given])
-    assert [str(warning.message) for warning in seen] == []
+    assert [str(warning.message) for warning in caught] == []
     assert levels == [logging.getLogger(name).level for name in ("pydicom", "highdicom")]
     error = done.exception
     line = "" if error is None or isinstance(error, SystemExit) else str(error)
@@ -53,7 +53,9 @@ def made(
     return case, folder, done.stdout, line
 
 
-def test_scores_come_and_a_map_is_missed_in_one_line(made: tuple[Header, Path, str, str]) -> None:
+def test_scores_are_written_and_a_missing_map_is_noted_in_one_line(
+    made: tuple[Header, Path, str, str],
+) -> None:
     case, folder, printed, line = made
     frames = sum(
         int(pydicom.dcmread(path, stop_before_pixels=True).get("NumberOfFrames", 1))

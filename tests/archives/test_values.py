@@ -1,4 +1,4 @@
-"""Values, units, owners and containers of the log: each input is read, or refused, as is right."""
+"""Values, units, owners and containers: each regression case is read or refused correctly."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_no_mean_is_taken_over_two_owners_from_the_slice_to_the_summary(
     report = score_slices(session, find_slices([tmp_path]))
     facts = report.to_dict(session)
     assert facts["series"] is None
-    assert [one["n"] for one in facts["by_series"]] == [2, 2]
+    assert [series["n"] for series in facts["by_series"]] == [2, 2]
     write_csv(report, tmp_path / "scores.csv")
     (group,) = summarize([tmp_path / "scores.csv"]).groups
     assert (group.slices, len(group.series)) == (4, 2)

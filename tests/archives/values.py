@@ -1,6 +1,6 @@
-"""Inputs whose values or whose place in a folder were read wrongly, or refused for no reason.
+"""Inputs that were read wrongly or refused without reason, for their values or their folder.
 
-Each builder writes into an empty folder and returns what is right.
+Each builder writes to an empty folder and returns the expected result.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ MICROSCOPY = "1.2.840.10008.5.1.4.1.1.77.1.6"
 
 @dataclass(frozen=True)
 class Right:
-    """What is right of a folder.
+    """Expected result of reading a folder.
 
     Attributes:
-        series: number of slices of each series, in order; empty where the folder is refused.
-        hu: of the first slice, if it is compared.
+        series: number of slices of each series, in order; empty if the folder is refused.
+        hu: values of the first slice in HU; None if they are not compared.
         notes: regular expressions, one for each note.
-        positions: of the slices in order, if they are compared.
+        positions: positions of the slices in order; empty if they are not compared.
         refused: regular expression for the error.
     """
 
@@ -78,7 +78,7 @@ def outside() -> NDArray[np.bool_]:
 
 
 def stale_padding(folder: Path, *, padding: int, intercept: int, shown: str = "") -> Right:
-    """Values were shifted and the padding value was left: it now stands for tissue."""
+    """Write shifted values with the old padding value, which is now a value of tissue."""
     hu = np.clip(body(), -1000, 3071)
     ds = make_ct(hu, intercept=intercept)
     ds.add_new("PixelPaddingValue", "SS", padding)
@@ -88,7 +88,7 @@ def stale_padding(folder: Path, *, padding: int, intercept: int, shown: str = ""
 
 
 def stale_range(folder: Path) -> Right:
-    """The range of padding covers air and all soft tissue."""
+    """Write a range of padding that covers air and all soft tissue."""
     hu = np.clip(body(), -1000, 3071)
     ds = make_ct(hu, intercept=0)
     ds.add_new("PixelPaddingValue", "SS", -1024)
@@ -98,7 +98,7 @@ def stale_range(folder: Path) -> Right:
 
 
 def real_padding_of_tissue(folder: Path, *, padding: int, wedge: bool = False) -> Right:
-    """Corners are filled with a value that tissue has too: only they become air."""
+    """Write corners with a padding value that tissue has too. Only the corners become air."""
     hu = np.clip(body(), -1000, 3071)
     corner = np.tri(512, 512, -300, dtype=np.bool_) if wedge else outside()
     right = np.where(corner, -1000, hu)
@@ -117,7 +117,7 @@ def units(folder: Path, *, kind: str) -> Right:
 
 
 def units_beside_hu(folder: Path) -> Right:
-    """A series of effective atomic numbers beside the images of the same scan."""
+    """Write a series of effective atomic numbers beside the images of the same scan."""
     write_series(folder / "images", 2)
     write_series(folder / "maps", 2, RescaleType="Z_EFF", SeriesInstanceUID="1.2.3.4")
     return Right((2,), notes=("skipped.*rescale type Z_EFF.*and 1 more",))
@@ -136,7 +136,7 @@ def units_in_frames(folder: Path) -> Right:
 
 
 def scout_of_another_orientation(folder: Path) -> Right:
-    """A coronal image in an axial series."""
+    """Write a coronal image into an axial series."""
     write_series(folder, 4)
     coronal = make_ct(
         noise(9),
@@ -153,7 +153,7 @@ def scout_of_another_orientation(folder: Path) -> Right:
 
 
 def turned(folder: Path) -> Right:
-    """A table of rotated slices: half of them are upside down, their normal points back."""
+    """Write rotated slices: half of them are upside down, and their normals point back."""
     for i in range(4):
         ways = [1, 0, 0, 0, 1, 0] if i % 2 else [-1, 0, 0, 0, 1, 0]
         ds = make_ct(noise(i), ImageOrientationPatient=ways, ImagePositionPatient=[0, 0, 5.0 * i])
@@ -162,7 +162,7 @@ def turned(folder: Path) -> Right:
 
 
 def owners(folder: Path, **tags: Sequence[Any]) -> Right:
-    """Slices of two owners in turn, under the tags given for each."""
+    """Write slices of two owners in turn, under the tags given for each."""
     for i in range(4):
         values = {name: value[i % 2] for name, value in tags.items()}
         place = {"InstanceNumber": i + 1, "ImagePositionPatient": [0, 0, 2.5 * i]}
@@ -171,7 +171,7 @@ def owners(folder: Path, **tags: Sequence[Any]) -> Right:
 
 
 def no_series_uid(folder: Path, *, value: str | None) -> Right:
-    """One series without its UID."""
+    """Write a series without its UID."""
     write_series(folder, 3, SeriesInstanceUID=value)
     return Right((3,), positions=(0, 2.5, 5))
 
@@ -213,7 +213,7 @@ def text_alone(folder: Path) -> Right:
 
 
 def bare(folder: Path, *, syntax: str, meta: bool, name: str = "a.dcm") -> Right:
-    """A data set without preamble, with or without its meta information."""
+    """Write a data set without preamble, with or without its meta information."""
     hu = noise()
     ds = make_ct(hu, syntax=syntax)
     if UID(syntax) == ExplicitVRBigEndian:
@@ -228,14 +228,14 @@ def bare(folder: Path, *, syntax: str, meta: bool, name: str = "a.dcm") -> Right
 
 
 def without_word(folder: Path) -> Right:
-    """A preamble of zeros that does not end with DICM: overwritten, so not read."""
+    """Write a preamble of zeros that does not end with DICM. The file is refused."""
     path = write(folder / "a.dcm", make_ct(noise()))
     path.write_bytes(bytes(132) + path.read_bytes()[132:])
     return Right(refused="its preamble does not end with DICM; export the file again")
 
 
 def bare_compressed(folder: Path) -> Right:
-    """Without meta information nothing says how the pixels are compressed."""
+    """Write compressed pixels without meta information, which would name the compression."""
     ds = make_ct(noise())
     ds.compress(RLELossless)
     path = write(folder / "a.dcm", ds)
@@ -245,7 +245,7 @@ def bare_compressed(folder: Path) -> Right:
 
 
 def declared(folder: Path, *, syntax: str, written: str) -> Right:
-    """The transfer syntax is not that in which the elements are written."""
+    """Write elements in another transfer syntax than the declared one."""
     hu = noise()
     path = write(folder / "a.dcm", make_ct(hu, syntax=written))
     ds = pydicom.dcmread(path)
@@ -280,7 +280,7 @@ def in_pieces(frames: Sequence[bytes], size: int) -> bytes:
 
 
 def many_fragments(folder: Path) -> Right:
-    """A frame in fragments of 1 kB."""
+    """Write a frame in fragments of 1 kB."""
     hu = noise()
     ds = make_ct(hu, intercept=0, syntax=RLELossless)
     ds.PixelData = in_pieces([rle_frame(hu)], 1024)
@@ -302,7 +302,7 @@ def codestream(image: NDArray[np.int16]) -> bytes:
 
 
 def frames_in_pieces(folder: Path) -> Right:
-    """Several compressed frames of several fragments each, without a table of offsets."""
+    """Write compressed frames of several fragments each, without a table of offsets."""
     hus = [np.maximum(noise(i), -1024) for i in range(3)]
     ds = make_ct(np.stack(hus), syntax=JPEG2000Lossless, NumberOfFrames=3, PixelRepresentation=0)
     ds.PixelData = in_pieces([codestream(hu + 1024) for hu in hus], 60_000)
@@ -313,7 +313,7 @@ def frames_in_pieces(folder: Path) -> Right:
 
 
 def jpeg_of_12_bits(folder: Path) -> Right:
-    """JPEG Extended, where Pillow is installed, which decodes 8 bits of it."""
+    """Write JPEG Extended with 12 bits, of which Pillow decodes only 8."""
     ds = make_ct(noise(), syntax=JPEGExtended12Bit, BitsStored=12, HighBit=11)
     ds.PixelData = encapsulate([b"\xff\xd8\xff\xd9"])
     ds["PixelData"].VR = "OB"
@@ -323,7 +323,7 @@ def jpeg_of_12_bits(folder: Path) -> Right:
 
 
 def declared_compressed(folder: Path) -> Right:
-    """The transfer syntax says JPEG Lossless, and the pixels are not compressed."""
+    """Write pixels that are not compressed under the transfer syntax JPEG Lossless."""
     hu = noise()
     ds = make_ct(hu)
     ds.file_meta.TransferSyntaxUID = JPEGLosslessSV1
@@ -340,7 +340,7 @@ def declared_compressed(folder: Path) -> Right:
 
 
 def without_syntax(folder: Path, *, written: str) -> Right:
-    """A preamble, and meta information without a transfer syntax."""
+    """Write a preamble, and meta information without a transfer syntax."""
     hu = noise()
     path = write(folder / "a.dcm", make_ct(hu, syntax=written))
     content = path.read_bytes()
@@ -354,7 +354,7 @@ def without_syntax(folder: Path, *, written: str) -> Right:
 
 
 def stack(folder: Path, *, kind: str = "<i2", data: bytes = b"", **header: str) -> Right:
-    """A MetaImage stack of two slices; ``data`` come before the voxels, in a file of their own."""
+    """Write a MetaImage stack of two slices. With ``data``, its voxels follow in another file."""
     hu = np.stack([np.clip(noise(i), -1024, 3071) for i in range(2)])
     lines = {
         "ObjectType": "Image",
@@ -379,7 +379,7 @@ def stack_as_text(folder: Path) -> Right:
 
 
 def packed_tif(folder: Path, *, method: str) -> Right:
-    """A TIFF in a compression that tifffile needs another package for."""
+    """Write a TIFF in a compression for which tifffile needs another package."""
     from PIL import Image
 
     image = np.random.default_rng(0).random((512, 512)).astype(np.float32)
@@ -398,7 +398,7 @@ def beside(folder: Path, *, make: Callable[[Path], object], what: str) -> Right:
 
 
 def screen(path: Path, **tags: Any) -> None:
-    """A picture of a screen that claims to be a CT image."""
+    """Write a picture of a screen that claims to be a CT image."""
     image = np.zeros((512, 512), np.int16)
     write(path, make_ct(image, ImageType=["DERIVED", "SECONDARY", "SCREEN SAVE"], **tags))
 
@@ -408,7 +408,7 @@ def other_class(sop_class: str, syntax: str = ExplicitVRLittleEndian) -> Dataset
 
 
 def long_structures(path: Path) -> None:
-    """Contours in more elements than a CT image may have."""
+    """Write contours in more elements than a CT image may have."""
     ds = other_class(STRUCTURES)
     del ds.PixelData
     ds.Modality = "RTSTRUCT"
@@ -426,7 +426,7 @@ def long_structures(path: Path) -> None:
 
 
 def directory(path: Path) -> None:
-    """The DICOMDIR of a disc with many images."""
+    """Write the DICOMDIR of a disc with many images."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = UID(MediaStorageDirectoryStorage)
@@ -446,7 +446,7 @@ def directory(path: Path) -> None:
 
 
 def whole_slide(path: Path) -> None:
-    """More frames than a CT file may have."""
+    """Write more frames than a CT file may have."""
     ds = other_class(MICROSCOPY, JPEG2000Lossless)
     ds.Modality, ds.NumberOfFrames = "SM", 100_000
     ds.PixelData = in_pieces([bytes(4000)], 2)
@@ -464,7 +464,7 @@ def private_syntax(path: Path) -> None:
 
 
 def many_pieces(path: Path) -> None:
-    """A picture in more fragments than frames may have."""
+    """Write an image in more fragments than frames may have."""
     ds = other_class(PET, JPEGLosslessSV1)
     ds.Modality = "PT"
     ds.PixelData = in_pieces([bytes(4000)], 2)

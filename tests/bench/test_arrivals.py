@@ -1,4 +1,4 @@
-"""Slices that arrive as LoadGen sends them, at a session on a bundle of a few operators."""
+"""Slices that arrive as LoadGen sends them, on a bundle of a few operators."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HU = np.random.default_rng(0).normal(40, 100, (3, 512, 512)).astype(np.float32)
 
 @pytest.fixture
 def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Session]:
-    """A session whose every slice takes a known time."""
+    """Return a session whose every slice takes a known time."""
     with Session(write_bundle(tmp_path / "bundle"), "onnxruntime-cpu") as session:
         run = OnnxRuntimeBackend.run
 
@@ -131,12 +131,12 @@ def test_the_bench_records_every_scenario(tmp_path: Path) -> None:
 
 def test_the_largest_rate_within_a_limit(tmp_path: Path) -> None:
     def row(rate: float, p99: float) -> dict[str, Any]:
-        one = ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", rate, 600, rate, 0.2, 0.3, p99)
-        return {"name": "a", "fullname": "bench/test_arrivals.py::a", "extra_info": one.to_json()}
+        fresh = ArrivalRow("onnxruntime-cpu", "fp32", 1, "Server", rate, 600, rate, 0.2, 0.3, p99)
+        return {"name": "a", "fullname": "bench/test_arrivals.py::a", "extra_info": fresh.to_json()}
 
     rows = [row(1.0, 0.4), row(2.0, 0.9), row(3.0, 1.5)]
     run = read_run(recorded_run.write(tmp_path, recorded_run.document(rows)))
-    assert [ArrivalRow.from_json(one["extra_info"]) for one in rows] == list(run.arrivals)
+    assert [ArrivalRow.from_json(row["extra_info"]) for row in rows] == list(run.arrivals)
     assert "within 1000 ms: 2 slices/s (onnxruntime-cpu fp32)" in largest_rate(run)
     assert "within 100 ms: none" in largest_rate(run, 0.1)
     assert largest_rate(read_run(recorded_run.write(tmp_path, recorded_run.document([])))) == ""

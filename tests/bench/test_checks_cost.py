@@ -1,4 +1,4 @@
-"""The study of the checks' cost: it switches them off and on, and measures them."""
+"""The study that measures a session with and without its checks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_every_check_of_pixels_is_switched_off(tmp_path: Path) -> None:
 def test_each_slice_is_checked_once(tmp_path: Path) -> None:
     refs = find_slices([write_series(tmp_path / "series", 4)])
     with Session(write_bundle(tmp_path / "bundle"), "onnxruntime-cpu", threads=1) as session:
-        found = checks_cost.measure(session, refs, part=2)
-    assert found["slices"] == 4 and found["calls_of_checks"] == 4
-    assert len(found["pairs"]) == 2
-    assert 0 < found["seconds_inside_the_checks"] < found["seconds_with"]
+        costs = checks_cost.measure(session, refs, part=2)
+    assert costs["slices"] == 4 and costs["calls_of_checks"] == 4
+    assert len(costs["pairs"]) == 2
+    assert 0 < costs["seconds_inside_the_checks"] < costs["seconds_with"]

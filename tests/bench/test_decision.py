@@ -1,4 +1,4 @@
-"""PASS, FAIL or INCONCLUSIVE: on drawn times of known medians."""
+"""PASS, FAIL or INCONCLUSIVE, on random times with known medians."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNS = 100
 
 
 def timed(rng: np.random.Generator, median: float, variation: float, rounds: int) -> BenchRow:
-    """A row of lognormal times: bounded below, with a tail above, as times on a machine are."""
+    """Return a row of lognormal times, which have a lower bound and a tail like measured times."""
     spread = math.sqrt(math.log1p(variation**2))
     times = (median * np.exp(spread * rng.standard_normal(rounds))).tolist()
     facts = {"n": rounds, "interval": median_interval(times), "variation": variation}
@@ -27,7 +27,7 @@ def timed(rng: np.random.Generator, median: float, variation: float, rounds: int
 
 
 def verdicts(slowdown: float, variation: float, *, recorded: int) -> list[Verdict]:
-    found = []
+    results = []
     for seed in range(RUNS):
         rng = np.random.default_rng([seed, int(1000 * slowdown)])
 
@@ -38,8 +38,8 @@ def verdicts(slowdown: float, variation: float, *, recorded: int) -> list[Verdic
 
         before = timed(rng, 0.15, variation, recorded)
         now = timed(rng, 0.15 * slowdown, variation, 20)
-        found.append(verdict_of(compare([before], [now], again, seconds=math.inf)))
-    return found
+        results.append(verdict_of(compare([before], [now], again, seconds=math.inf)))
+    return results
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_a_slowdown_of_10_percent_is_found_and_no_change_passes(
 
 
 def test_a_recorded_run_that_is_too_uncertain_decides_nothing() -> None:
-    found = verdicts(1.0, 0.2, recorded=20)
-    assert found.count(Verdict.INCONCLUSIVE) >= 60 and Verdict.FAIL not in found[:20]
+    results = verdicts(1.0, 0.2, recorded=20)
+    assert results.count(Verdict.INCONCLUSIVE) >= 60 and Verdict.FAIL not in results[:20]
     before, now = Times(0.0, 0.1, 20), Times(0.05, 0.001, 10**6)
     assert decide(before, now).more is None
     rows = [timed(np.random.default_rng(0), 0.15, 0.2, 20)]
@@ -88,17 +88,17 @@ def test_only_undecided_rows_are_measured_again_and_only_in_time() -> None:
     noisy = [
         BenchRow.from_json(timed(rng, 0.15, 0.2, n).to_json() | {"batch": 2}) for n in (4000, 20)
     ]
-    asked: list[Sequence[str]] = []
+    repeated: list[Sequence[str]] = []
     now = 0.0
 
     def again(names: Sequence[str], rounds: int) -> list[BenchRow]:
         nonlocal now
-        asked.append(names)
+        repeated.append(names)
         now += 60.0
         return []
 
     compare([quiet, noisy[0]], [quiet, noisy[1]], again, seconds=100.0, clock=lambda: now)
-    assert asked == [[noisy[0].name]] * 2
+    assert repeated == [[noisy[0].name]] * 2
 
 
 def test_verdicts_have_an_exit_status_each() -> None:

@@ -1,4 +1,4 @@
-"""What `gpu-check` runs and records, tested without a GPU."""
+"""The units and the record of `gpu-check`, without a GPU."""
 
 import json
 import re
@@ -14,15 +14,16 @@ from support import recorded_run
 
 from bench import recording
 from bench.gpu_check import __main__ as command
-from bench.gpu_check import counters, install, pack, plan
+from bench.gpu_check import counters, install, pack, plan, tune
 from bench.gpu_check.plan import STEPS, Step, Unit
 from bench.gpu_check.run import SPARE_SECONDS, TAIL, merged, run_steps, run_unit
 from bench.measure import cuda_clock, device, stock_attention
 from bench.measure.cards import CARDS, H200
-from bench.rows import row_id
+from bench.rows import KernelRow, row_id
 from bench.sweeps import candidates, graph, kernels
 from bench.tables import benchmarking
 from bench.tables.kernels import COUNTS, issue_ceiling
+from bench.targets import TARGET_GPU, TARGETS
 from clinreadnet.export.check_kernels import read_kernels
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.registry import OPS
@@ -174,7 +175,7 @@ def test_a_unit_that_hangs_is_ended_with_its_children(
 
 
 def state_of(pid: str) -> str | None:
-    """The letter of a process's state in Linux; None where it is gone."""
+    """Return the letter of a process's state in Linux, or None if the process has ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -182,7 +183,7 @@ def state_of(pid: str) -> str | None:
 
 
 class Clock:
-    """A clock that the units move."""
+    """A clock that units advance."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -249,18 +250,23 @@ def test_a_failure_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_every_gpu_test_is_in_the_plan() -> None:
     files = plan.gpu_test_files()
     assert len(files) >= 7 and all((ROOT / file).is_file() for file in files)
-    planned = {argument for unit in STEPS["tests"].units for argument in unit.arguments}
-    assert set(files) <= planned
+    units = (*STEPS["plumbing"].units, *STEPS["tests"].units)
+    planned = [argument for unit in units for argument in unit.arguments]
+    assert len(planned) == len({*planned}) + 2 * (len(units) - 1)  # none twice, beside "-m gpu"
+    assert set(files) <= set(planned)
 
 
 def test_the_plan_measures_every_op() -> None:
     assert plan.OPS == tuple(OPS)
-    for name in ("kernels", "kernels-compiled", "autotune", "tune"):
+    assert tuple(plan.COMPILED) == (*OPS, "plugins")
+    for name in ("kernels", "kernels-compiled", "autotune"):
         assert [unit.name for unit in STEPS[name].units] == list(OPS)
+    assert {entry.partition("/")[0] for entry in tune.entries()} == set(OPS)
+    assert len(STEPS["tune"].units) == len(tune.entries())
 
 
 def test_the_plan_selects_rows_that_there_are() -> None:
-    """Each unit's expression, on the ids of the benches."""
+    """The expression of each unit, on the ids of the benchmarks."""
     from _pytest.mark.expression import Expression
 
     ids = [f"test_kernels[{row}]" for row in kernels.rows()]
@@ -285,10 +291,10 @@ def test_what_travels_fits() -> None:
 
 
 def test_a_call_reaches_the_counters() -> None:
-    """With every limit used up."""
+    """Every unit uses its whole limit."""
     names = list(STEPS)
     first = names[: names.index("counters") + 1]
-    assert first == ["compiled", "network", "graph", "kernels", "counters"]
+    assert first == ["compiled", "plumbing", "network", "graph", "kernels", "counters"]
     seconds = sum(unit.limit for name in first for unit in STEPS[name].units)
     assert seconds <= 60 * plan.CALL_MINUTES - SPARE_SECONDS
 
@@ -400,6 +406,111 @@ def test_counters_are_of_the_kernels_that_take_most(tmp_path: Path) -> None:
     ]
 
 
+def kernel_row(
+    op: str, stage: int | None, layer: str, batch: int, dtype: str = "float16", **ms: float
+) -> KernelRow:
+    return KernelRow(op, dtype, batch, "NVIDIA H200", ms, 2**20, 70.0, stage, layer)
+
+
+LOST = ("fused_linear/float16/norm/large", "attention_block/float16/48", "sobel_stem/float16/32")
+MEASURED = (
+    kernel_row("attention_block", 1, "", 64, kernel=2.0, unfused=1.5, eager=9.0, copy=0.1),
+    kernel_row("attention_block", 2, "", 64, kernel=9.0, unfused=9.5, eager=9.9, copy=0.1),
+    kernel_row("fused_linear", 3, "fc1", 64, kernel=1.0, eager=0.9, copy=0.1),  # six blocks
+    kernel_row("fused_linear", 3, "fc1", 8, kernel=0.1, eager=0.2, copy=0.1),
+    kernel_row("fused_linear", 3, "fc2", 64, kernel=0.9, eager=1.0, copy=0.1),
+    kernel_row("mlp", 1, "", 64, "float32", kernel=9.0, unfused=1.0, eager=1.0, copy=0.1),
+    kernel_row("sobel_stem", None, "", 64, kernel=1.0, eager=5.0, compile=2.9, copy=0.9),
+    kernel_row("sobel_stem", None, "", 1, kernel=1.0, eager=5.0, compile=2.9, copy=0.9),
+)
+"""The stem misses a target at batch 64; targets say nothing of batch 1."""
+
+
+def test_what_lost_is_slower_than_a_baseline_or_misses_a_target() -> None:
+    reasons = [tune.why_lost(row) for row in MEASURED]
+    assert reasons == [
+        "unfused takes 1.5000 ms",
+        None,
+        "eager takes 0.9000 ms",
+        None,
+        None,
+        "unfused takes 1.0000 ms",
+        "Sobel stem, batch ≥ 8: over compiled reference: 2.90 ×, at least 3.00 ×",
+        None,
+    ]
+    lost = tune.lost(MEASURED)
+    assert tuple(lost) == LOST and [len(rows) for rows in lost.values()] == [1, 1, 1]
+    assert "fused_linear/float16/norm/medium" not in tune.unmeasured(MEASURED)
+    assert set(tune.unmeasured(MEASURED)) >= {"fused_linear/float16/norm/small", "mlp/float16/48"}
+
+
+def test_every_row_that_the_plan_measures_has_an_entry_to_tune() -> None:
+    rows = [
+        KernelRow(
+            spec.name,
+            dtype,
+            batch,
+            "",
+            {},
+            1,
+            1,
+            int(shape.name.split()[1]) if "stage" in shape.name else None,
+            shape.linear or shape.spread,
+        )
+        for spec, shape, dtype, batch in kernels.rows().values()
+        if dtype == "float16"
+    ]
+    of = [list(tune.rows_of(entry, rows)) for entry in tune.entries()]
+    assert all(of) and sum(map(len, of)) == len(rows)
+    assert tune.unmeasured(rows) == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "rank", "said", "entry"),
+    [
+        pytest.param(MEASURED, 1, "1 of 3: " + LOST[0], LOST[0], id="longest"),
+        pytest.param(MEASURED, 3, "stem, batch 64: 1.0000 ms; Sobel stem", LOST[2], id="last"),
+        pytest.param(MEASURED, 4, "lost: " + ", ".join(LOST), None, id="no-fourth"),
+        pytest.param(MEASURED[1:2], 1, "lost: nothing\n", None, id="nothing-lost"),
+        pytest.param((), 1, "every entry is tuned", "sobel_stem/float16/32", id="no-rows"),
+    ],
+)
+def test_only_what_lost_is_tuned(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    rows: tuple[KernelRow, ...],
+    rank: int,
+    said: str,
+    entry: str | None,
+) -> None:
+    monkeypatch.setenv(recording.COMMIT_VARIABLE, recorded_run.COMMIT)
+    benchmarks = [{"fullname": str(n), "extra_info": r.to_json()} for n, r in enumerate(rows)]
+    recorded_run.write(tmp_path, recorded_run.document(benchmarks), "gpu")
+    # A newer run of another commit.
+    other = tmp_path / "gpu" / "2027-01-31-7654321.json"
+    other.write_text(json.dumps({"benchmarks": [{"extra_info": MEASURED[0].to_json()}]}))
+    ran: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        ran.append(command)
+        return subprocess.CompletedProcess(command, 7)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    unit = STEPS["tune"].units[rank - 1]
+    out = tmp_path / "gpu"
+    status = tune.main(unit.command(out)[3:])
+    assert said in capsys.readouterr().out
+    tuned = ["tune", "--entry", str(entry), "--candidates", "8", "--rows", str(out / plan.ROWS)]
+    assert [command[3:] for command in ran] == (
+        [] if entry is None else [[*tuned, "--out", str(out / "launch-table")]]
+    )
+    assert status == (0 if entry is None else 7)
+    ran.clear()
+    assert tune.main(unit.command(out, rehearsed=True)[3:]) == 0 and not ran
+    assert said in capsys.readouterr().out
+
+
 @pytest.mark.compile
 def test_a_pack_has_kernels_plugins_and_wheels(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -449,8 +560,32 @@ def test_the_plan_is_readable_before_anything_is_installed() -> None:
     ],
 )
 def test_wheels_for_another_python_are_refused(wheel: str, problem: str | None) -> None:
-    found = install.unusable(wheel, (3, 12))
-    assert found is None if problem is None else found is not None and problem in found
+    message = install.unusable(wheel, (3, 12))
+    assert message is None if problem is None else message is not None and problem in message
+
+
+@pytest.mark.parametrize(
+    ("wheels", "missing"),
+    [
+        pytest.param([], False, id="no-wheels"),
+        pytest.param(
+            ["msgspec-1.0-py3-none-any", "pytest_benchmark-5.1-py3-none-any"], False, id="installed"
+        ),
+        pytest.param(
+            ["msgspec-1.0-py3-none-any", "absent-1.0-py3-none-any"], True, id="one-is-missing"
+        ),
+        pytest.param(["absent-1.0-cp27-cp27m-linux_x86_64"], False, id="another-python"),
+    ],
+)
+def test_carried_wheels_are_installed_if_one_is_missing(
+    wheels: list[str], missing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "PACK", tmp_path)
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    for name in wheels:
+        (folder / f"{name}.whl").touch()
+    assert install.carried_wheels() == (folder if missing else None)
 
 
 def test_bad_wheels_install_nothing(
@@ -538,7 +673,7 @@ def attention(stage: int, batch: int, percent: float, **ms: float) -> dict[str, 
 
 
 def counted_ceiling(capability: int, dtype: str) -> float:
-    """Of the shifted window attention, from the record of counts."""
+    """Return the ceiling of shifted window attention in the record of counts."""
     (row,) = (
         row
         for row in json.loads(COUNTS.read_text())["kernels"]
@@ -569,14 +704,14 @@ def test_predictions_are_of_counted_kernels_on_counted_gpus(
 
 
 def test_targets_speak_of_ops_that_there_are() -> None:
-    assert {target.op for target in benchmarking.TARGETS} == {*OPS, "network"}
+    assert {target.op for target in TARGETS} == {*OPS, "network"}
 
 
 @pytest.mark.parametrize(("op", "stages"), [("sobel_stem", (None,)), ("window_attention", (1, 2))])
 def test_targets_are_below_the_issue_ceilings(op: str, stages: tuple[int | None, ...]) -> None:
-    (target,) = (t for t in benchmarking.TARGETS if t.op == op and t.form.endswith("%"))
+    (target,) = (t for t in TARGETS if t.op == op and t.form.endswith("%"))
     for stage in stages:
-        ceiling = issue_ceiling(op, stage, "float16", f"NVIDIA {benchmarking.TARGET_GPU}")
+        ceiling = issue_ceiling(op, stage, "float16", f"NVIDIA {TARGET_GPU}")
         assert ceiling is not None and target.least < ceiling
 
 
@@ -585,7 +720,7 @@ def test_targets_take_the_worst_of_what_they_speak_of(
 ) -> None:
     monkeypatch.setattr(recording, "ROOT", tmp_path)
     monkeypatch.setattr(recording, "RESULTS", tmp_path / "results")
-    assert benchmarking.kernel_targets_table().count("not measured") == len(benchmarking.TARGETS)
+    assert benchmarking.kernel_targets_table().count("not measured") == len(TARGETS)
     assert benchmarking.kernels_table() == benchmarking.TABLES["network"]() == "Not measured.\n"
     graph = {"batch": 64, "clock": "device graph"}
     record(
@@ -715,7 +850,7 @@ def test_the_stock_baseline_computes_the_same(shift: int) -> None:
 
 @pytest.mark.parametrize("op", ["attention_block", "mlp"])
 def test_the_unfused_baselines_compute_the_same(monkeypatch: pytest.MonkeyPatch, op: str) -> None:
-    """With the reference in place of the kernel that a CPU lacks."""
+    """The reference replaces the kernel, which a CPU cannot run."""
 
     def reference(*args: torch.Tensor, impl: str, **where: int) -> torch.Tensor:
         assert impl == device.kernels() == "triton"

@@ -22,7 +22,7 @@ DISC = np.where(np.hypot(*np.mgrid[-256:256, -256:256]) < 200, 40.0, -1000.0)
 
 
 def test_the_error_of_a_denoiser_that_knows_the_anatomy_is_the_noise_of_the_slice() -> None:
-    """It is then the noise's variance over that of the noise that was added."""
+    """The error is the noise's variance divided by that of the added noise."""
     rng = np.random.default_rng(0)
     own = np.where(DISC > 0, rng.normal(0, 30, DISC.shape), 0)
     anatomy = torch.from_numpy(DISC.astype(np.float32) / 100)[None, None]

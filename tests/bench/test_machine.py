@@ -54,7 +54,7 @@ def test_throttling_after_the_run_counts_too(tmp_path: Path) -> None:
 
 
 def test_energy_is_that_of_the_runs_alone() -> None:
-    """A GPU of 300 W, on which a run takes half a second and one of the runs more memory."""
+    """On a GPU of 300 W, a run takes half a second, and a run uses more memory."""
     now = {"seconds": 100.0, "runs": 0}
 
     def run() -> None:
@@ -66,8 +66,8 @@ def test_energy_is_that_of_the_runs_alone() -> None:
     nvml.nvmlDeviceGetMemoryInfo = lambda gpu: SimpleNamespace(
         used=(4 if now["runs"] == 2 else 3) * 2**30
     )
-    found = machine.usage(nvml, run, seconds=2.0, clock=lambda: now["seconds"])
-    assert found == machine.Usage(joules=150.0, memory_mib=4096.0)
+    usage = machine.usage(nvml, run, seconds=2.0, clock=lambda: now["seconds"])
+    assert usage == machine.Usage(joules=150.0, memory_mib=4096.0)
     assert now["runs"] == 4
 
 

@@ -1,4 +1,4 @@
-"""Instructions counted from machine code: the counting, and that no ceiling falls."""
+"""Instructions counted from machine code, and ceilings that do not fall."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from triton import knobs
 from bench.measure.cards import CARDS, H200, Card
 from bench.measure.machine_code import count, kernels
 from bench.records.machine_code import RECORD, counted
-from bench.tables.kernels import _bound
+from bench.tables.kernels import bound_text
 from clinreadnet.kernels.compile import SHARED_MEMORY, compiled
 from clinreadnet.kernels.grid import Formula, ceil_div
 from clinreadnet.kernels.machine_code import (
@@ -43,12 +43,12 @@ pytestmark = [
 
 
 def run_of(*lines: str, trips: int = 1) -> list[str]:
-    """Names of the instructions that a warp runs; "BRA x" branches, "x:" is a label."""
+    """Return the names of the instructions that a warp runs; "BRA x" branches, "x:" is a label."""
     code: list[Instruction | str] = []
     for line in lines:
         name, _, target = line.partition(" ")
         code.append(line[:-1] if line.endswith(":") else Instruction(name, target or None))
-    return [one.name for one in executed(code, trips)]
+    return [instruction.name for instruction in executed(code, trips)]
 
 
 def test_straight_code_counts_once() -> None:
@@ -120,7 +120,7 @@ def test_occupancy(
 
 def test_every_architecture_has_its_limits_and_a_gpu() -> None:
     assert set(MULTIPROCESSORS) == set(CARDS) == set(SHARED_MEMORY)
-    assert all(isinstance(one, Multiprocessor) for one in MULTIPROCESSORS.values())
+    assert all(isinstance(entry, Multiprocessor) for entry in MULTIPROCESSORS.values())
     assert CARDS[90].copy == pytest.approx(13.0, abs=0.05)
     assert H200.copy == pytest.approx(16.45, abs=0.05)
 
@@ -141,13 +141,12 @@ def test_programs_of_a_grid() -> None:
 )
 def test_the_tensor_instructions_are_those_of_the_products(name: str) -> None:
     """On sm_80 each is 16 x 8 x 16: the loop is counted as often as the mathematics asks."""
-    (found,) = [(spec, source) for spec, source in kernels() if source.name == name]
-    spec, source = found
+    ((spec, source),) = [pair for pair in kernels() if pair[1].name == name]
     case = spec.case(80, "float16", source.shape)
     assert case is not None
     c, shape = case.constants, source.shape
     run = executed(disassemble(compiled(case).asm["cubin"]), spec.trips(case, source.shape))
-    products = sum(one.kind == "tensor" for one in run) * case.num_warps * 16 * 8 * 16
+    products = sum(step.kind == "tensor" for step in run) * case.num_warps * 16 * 8 * 16
     n, d = shape.window**2, shape.head_dim
     # The scores, and for each octave the attended values and the rows' sums, 8 columns alike.
     attention = n * n * (d + shape.octaves * (d + 8))
@@ -177,7 +176,7 @@ def test_no_ceiling_falls(capability: int) -> None:
         return row["kernel"], row["dtype"]
 
     def repeats(name: str) -> bool:
-        """The same linear layer of twice the channels."""
+        """Return whether a kernel is the linear layer of another one with twice the channels."""
         return name.startswith("fused_linear") and "_384_" in name
 
     before = {
@@ -185,9 +184,9 @@ def test_no_ceiling_falls(capability: int) -> None:
         for row in record["kernels"]
         if row["capability"] == capability and not repeats(row["kernel"])
     }
-    chosen = [one for one in kernels() if not repeats(one[1].name)]
+    chosen = [entry for entry in kernels() if not repeats(entry[1].name)]
     now = {key(row): row for row in counted(capability, ("float32", "float16"), chosen)}
-    assert set(now) == {one for one in before if one[1] != "bfloat16"}
+    assert set(now) == {row for row in before if row[1] != "bfloat16"}
     lower = {
         (name, what): (row[what], before[name][what])
         for name, row in now.items()
@@ -217,15 +216,15 @@ def test_what_bounds_a_kernel(changed: dict[str, Any], shown: str) -> None:
     """At 10 bytes, 2100 bytes of the cache and 3e6 operations a cycle, 2000 bytes take 200."""
     card = Card("made up", 10, 1, 1.0, copied=10, cache_gigabytes=2100, teraflops=3000)
     row = {"bytes": 2000, "issued": 100.0, "cache": 2000, "flops": 1000, "dtype": "float16"}
-    assert _bound(row | changed, card) == shown
+    assert bound_text(row | changed, card) == shown
 
 
 def test_a_count_is_of_what_a_program_moves() -> None:
     """Window attention reads q, k and v and writes the output: 4 x 64 x 16 halves."""
-    (spec, source) = next(one for one in kernels() if one[1].name == "window_attention_shift0")
+    (spec, source) = next(pair for pair in kernels() if pair[1].name == "window_attention_shift0")
     case = spec.case(80, "float16", source.shape)
     assert case is not None
-    found = count(spec, source, case)
-    assert found.bytes == pytest.approx(4 * 64 * 16 * 2, rel=1e-3)
-    assert found.ceiling == pytest.approx(found.bytes / found.issued / CARDS[80].copy)
-    assert found.issued == sum(found.instructions.values())
+    moved = count(spec, source, case)
+    assert moved.bytes == pytest.approx(4 * 64 * 16 * 2, rel=1e-3)
+    assert moved.ceiling == pytest.approx(moved.bytes / moved.issued / CARDS[80].copy)
+    assert moved.issued == sum(moved.instructions.values())

@@ -1,4 +1,4 @@
-"""Measures without labels that the score is compared with."""
+"""Measures without labels that are compared with the score."""
 
 from __future__ import annotations
 

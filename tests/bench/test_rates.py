@@ -1,4 +1,4 @@
-"""What a machine can do: how its rates are measured."""
+"""The measurement of a machine's rates."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from bench.measure.rates import SIZES, product_rate
 
 @pytest.mark.parametrize(("flops", "tried"), [(1e12, set(SIZES)), (1e9, {256, 512})])
 def test_a_slow_type_is_not_multiplied_in_large_sizes(flops: float, tried: set[int]) -> None:
-    """Without instructions for a type, the largest product takes half a minute."""
-    now, seen = [0.0], set[int]()
+    """The largest product takes half a minute without instructions for its type."""
+    now, sizes = [0.0], set[int]()
 
     def multiply(n: int) -> None:
-        seen.add(n)
+        sizes.add(n)
         now[0] += 2 * n**3 / flops
 
     rate = product_rate(lambda shape: shape[0], multiply, lambda: now[0])
-    assert seen == tried
+    assert sizes == tried
     assert rate == pytest.approx(flops)
 
 

@@ -42,7 +42,7 @@ def broken_row() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         pytest.param("{", "cannot be read", id="no-json"),
         pytest.param("[" * 100_000, "cannot be read", id="deep"),
@@ -58,7 +58,7 @@ def broken_row() -> dict[str, Any]:
     ],
 )
 def test_a_run_that_cannot_be_used_is_named_in_one_line(
-    tmp_path: Path, content: Any, said: str
+    tmp_path: Path, content: Any, reason: str
 ) -> None:
     path = recorded_run.write(tmp_path, recorded_run.document([]))
     if isinstance(content, str):
@@ -68,7 +68,7 @@ def test_a_run_that_cannot_be_used_is_named_in_one_line(
     with pytest.raises(InputError) as error:
         read_run(path)
     message = str(error.value)
-    assert message.startswith(str(path)) and said in message and "\n" not in message
+    assert message.startswith(str(path)) and reason in message and "\n" not in message
     assert "make bench-record" in message
 
 

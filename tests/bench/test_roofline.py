@@ -1,4 +1,4 @@
-"""The network's operations against PyTorch's own counter, and both by hand."""
+"""The operations of the network against PyTorch's counter and against numbers by hand."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def test_every_op_of_the_roofline_can_be_timed() -> None:
 
 
 def test_a_share_above_the_limit_is_not_printed() -> None:
-    """The rate of a wider precision bounds no 8-bit products."""
+    """The rate of a wider precision is no limit for 8-bit products."""
     assert [share_of_limit(percent) for percent in (37.6, 100.0, 138.2)] == ["38", "100", ""]

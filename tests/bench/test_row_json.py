@@ -1,4 +1,4 @@
-"""Rows as JSON, and back."""
+"""Rows as JSON, written and read."""
 
 from __future__ import annotations
 
@@ -83,20 +83,20 @@ def test_the_name_of_a_row_is_that_of_its_benchmark() -> None:
     assert row_id("openvino", "bf16", 4, "device graph") == "openvino-bf16-batch-4-device-graph"
     for path in result_files(RESULTS):
         document = json.loads(path.read_text())
-        for one in document["benchmarks"]:
-            if BenchRow.holds(one["extra_info"]):
-                assert BenchRow.from_json(one["extra_info"]).name == one["name"]
+        for entry in document["benchmarks"]:
+            if BenchRow.holds(entry["extra_info"]):
+                assert BenchRow.from_json(entry["extra_info"]).name == entry["name"]
 
 
 def test_recorded_rows_are_what_is_written_today() -> None:
-    """Files of the repository are read as they are; newer fields are empty."""
+    """The recorded files have all fields that are written; newer fields are empty."""
     runs = newest_runs(RESULTS)
     assert any(run.cold_starts for run in runs) and any(run.ops for run in runs)
     for run in runs:
         recorded = [
-            one["extra_info"]
-            for one in run.document["benchmarks"]
-            if BenchRow.holds(one["extra_info"])
+            entry["extra_info"]
+            for entry in run.document["benchmarks"]
+            if BenchRow.holds(entry["extra_info"])
         ]
         assert recorded
         for facts, row in zip(recorded, run.rows, strict=True):

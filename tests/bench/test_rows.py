@@ -1,4 +1,4 @@
-"""`pytest bench` on a bundle of a few operators: what it records, refuses and compares."""
+"""`pytest bench` on a bundle of a few operators: recorded, refused and compared rows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recorded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One run of every row of batch 1 that this machine has, and what it printed."""
+    """Return a run of every row of batch 1 that this machine has, and the printed text."""
     path = tmp_path_factory.mktemp("run") / "bench.json"
     chosen = "(test_network and batch-1-host) or test_missing"
     done = pytest_bench(bundle, "bench/test_network.py", "-k", chosen, f"--benchmark-json={path}")
@@ -157,15 +157,15 @@ def test_a_candidate_that_is_wrong_at_one_batch_is_not_timed_there(
             name for name, outcome in outcomes.items() if isinstance(outcome, TimedRow)
         } == timed
         assert isinstance(outcomes["bad-fp32"], Inexact) == (batch == 8)
-        said = str(outcomes["bad-fp32"])
-        assert ("bad-fp32 is not timed at batch 8: score is off by" in said) == (batch == 8)
+        reason = str(outcomes["bad-fp32"])
+        assert ("bad-fp32 is not timed at batch 8: score is off by" in reason) == (batch == 8)
 
 
 @pytest.mark.parametrize(("role", "timed"), [("artifact", True), ("peer", False)])
 def test_a_peer_is_held_to_the_budget_itself(
     bundle: Path, monkeypatch: pytest.MonkeyPatch, role: str, timed: bool
 ) -> None:
-    """Verification holds artifacts to it; here they have the slack of few slices."""
+    """Verification applies the budget to artifacts. Here they have the slack of few slices."""
     from bench.run import QUICK, Inexact, TimedRow
     from bench.sweeps import candidates, network
 
@@ -228,7 +228,7 @@ def test_the_baseline_is_the_fastest_peer_that_is_at_least_as_exact() -> None:
 
 @pytest.mark.usefixtures("interruptible")
 def test_pytest_bench_says_what_it_does_and_keeps_what_it_has(bundle: Path, tmp_path: Path) -> None:
-    """Interrupted after some rounds: the rows are shown, recorded and answer the question."""
+    """After an interrupt, the rows are shown, recorded and answer the question."""
     path = tmp_path / "bench.json"
     environment = os.environ | {"CLINREADNET_BUNDLE": str(bundle), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "bench"]

@@ -13,7 +13,7 @@ from bench.records import sanitizers
 def test_parts_are_recorded_until_one_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def exercise(sanitizer: str, *arguments: object, **how: object) -> str:
+    def exercise(sanitizer: str, *arguments: object, **options: object) -> str:
         if sanitizer == "thread" and "int8" in arguments and len(called) == 7:
             raise AssertionError("WARNING: ThreadSanitizer: data race")
         called.append(sanitizer)

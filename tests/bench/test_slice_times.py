@@ -1,4 +1,4 @@
-"""The record of what looking at a slice costs."""
+"""The record of the processor time of the looks at a slice."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_each_look_is_timed_with_the_library_and_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(slice_times, "RUNS", 3)
-    seen = []
-    monkeypatch.setitem(slice_times.LOOKS, "seen", lambda hu, mm: seen.append(engine_version()))
+    versions = []
+    monkeypatch.setitem(slice_times.LOOKS, "seen", lambda hu, mm: versions.append(engine_version()))
     write_series(tmp_path / "series", 2, PixelSpacing=[0.7, 0.7])
     assert slice_times.main([str(tmp_path / "series")]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -27,7 +27,7 @@ def test_each_look_is_timed_with_the_library_and_without(
     for name in ("with", "without"):
         assert [row["look"] for row in record[name]] == looks
         assert all(0 < row["median_ms"] <= row["most_ms"] for row in record[name][:3])
-    assert seen == [engine_version()] * 6 + [None] * 6
+    assert versions == [engine_version()] * 6 + [None] * 6
 
 
 def test_slices_without_a_pixel_size_cannot_be_timed(

@@ -27,7 +27,7 @@ def library(section: bytes, name: bytes = b".nv_fatbin") -> bytes:
     """Return an ELF file with a section, and one of names."""
     names = b"\0.shstrtab\0" + name + b"\0"
     table = 64 + len(section) + len(names)
-    header = slim._ELF.ljust(0x28, b"\1") + struct.pack("<Q", table)
+    header = b"\x7fELF\x02\x01".ljust(0x28, b"\1") + struct.pack("<Q", table)
     header = header.ljust(0x3C, b"\0") + struct.pack("<HH", 2, 0)
     sections = struct.pack("<IIQQQQ", 1, 3, 0, 0, 64 + len(section), len(names)).ljust(64, b"\0")
     sections += struct.pack("<IIQQQQ", 11, 1, 0, 0, 64, len(section)).ljust(64, b"\0")

@@ -1,4 +1,4 @@
-"""The soak: threads share a session, and what grows is found."""
+"""The soak test: threads share a session, and growth is reported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BASE = 200 * 2**20
 
 
 def samples(leak: float = 0) -> list[Sample]:
-    """Return a run whose memory jumps in the warm-up, and leaks some bytes a call."""
+    """Return a run whose memory grows in the warm-up and then by some bytes in each call."""
     noise = np.random.default_rng(0).normal(0, 2**20, len(CALLS))
     warm = [min(calls / 5000, 1) * 50 * 2**20 for calls in CALLS]
     return [
@@ -47,8 +47,8 @@ def test_threads_share_a_session(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle")
     with Session(bundle, "onnxruntime-cpu", workers=2, threads=1) as session:
         taken = soak.soak(session, slices, calls=64, threads=16, seed=0, samples=8)
-    assert [one.calls for one in taken] == list(range(8, 65, 8))
-    assert len({one.files for one in taken}) == 1
+    assert [sample.calls for sample in taken] == list(range(8, 65, 8))
+    assert len({sample.files for sample in taken}) == 1
 
 
 def test_a_wrong_score_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The timing, on a fake clock."""
+"""Timing on a fake clock."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def test_candidates_take_turns_in_changing_order() -> None:
 
     samples = {name: candidate(name) for name in "abc"}
     times = timing.interleave(samples, rounds=20, seconds=0, pause=0, clock=clock)
-    assert {len(found) for found in times.values()} == {20}
+    assert {len(seconds) for seconds in times.values()} == {20}
     rounds = [tuple(order[i : i + 3]) for i in range(0, 60, 3)]
-    assert {tuple(sorted(one)) for one in rounds} == {("a", "b", "c")}
-    assert set(Counter(one[0] for one in rounds)) == {"a", "b", "c"}
+    assert {tuple(sorted(names)) for names in rounds} == {("a", "b", "c")}
+    assert set(Counter(names[0] for names in rounds)) == {"a", "b", "c"}
 
 
 def test_rounds_end_with_the_time_or_the_number() -> None:
@@ -105,15 +105,15 @@ def test_what_slows_a_round_cancels_in_the_ratio() -> None:
 
 
 def test_each_run_has_another_input() -> None:
-    clock, seen = Clock(), []
+    clock, inputs = Clock(), []
 
-    def run(one: str) -> None:
-        seen.append(one)
+    def run(value: str) -> None:
+        inputs.append(value)
         clock.now += 0.25
 
     sample = timing.host_sample(run, ["a", "b", "c"], clock)
     assert [sample() for _ in range(4)] == [0.25] * 4
-    assert seen == ["a", "b", "c", "a"]
+    assert inputs == ["a", "b", "c", "a"]
 
 
 @pytest.mark.parametrize(

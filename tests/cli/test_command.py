@@ -83,7 +83,7 @@ def test_a_missing_package_names_the_commands_own_extra(
 
 
 def raised_texts(path: Path) -> Iterator[str]:
-    """Every string constant of a raise statement, commands in backticks left out."""
+    """Yield the string constants of raise statements, without commands in backticks."""
     for node in ast.walk(ast.parse(path.read_text())):
         if not isinstance(node, ast.Raise):
             continue
@@ -91,7 +91,7 @@ def raised_texts(path: Path) -> Iterator[str]:
         parts = [part for text in formatted for part in text.values]
         for text in formatted:
             constants = (getattr(part, "value", "") for part in text.values)
-            yield "".join(one if isinstance(one, str) else "{}" for one in constants)
+            yield "".join(value if isinstance(value, str) else "{}" for value in constants)
         for inner in ast.walk(node):
             if isinstance(inner, ast.Constant) and inner not in parts:
                 yield str(inner.value)

@@ -1,4 +1,4 @@
-"""`--device` of the commands that make a session: the GPU that is named, or one line."""
+"""`--device` of the commands with a session: the named GPU, or an error of one line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clinreadnet.runtime.inputs import check_device
 
 
 def run(*arguments: str) -> str:
-    """Return the line of the error, or nothing."""
+    """Return the line of the error, or an empty string."""
     result = CliRunner().invoke(app, arguments)
     if result.exception is None:
         return ""
@@ -77,8 +77,8 @@ def test_a_processor_has_no_number(
     see(monkeypatch, 2)
     bundle = str(write_bundle(tmp_path / "b"))
     given = [str(slices), "--bundle", bundle, "--backend", "onnxruntime-cpu"]
-    said = run("score", *given, "--device", "1")
-    assert said == "--device 1: onnxruntime-cpu runs on no GPU; leave it out"
+    line = run("score", *given, "--device", "1")
+    assert line == "--device 1: onnxruntime-cpu runs on no GPU; leave it out"
     assert run("score", *given, "--device", "0") == ""
 
 

@@ -1,4 +1,4 @@
-"""The examples in every command's help run as they are printed, on small data."""
+"""The examples in the help of every command run as printed, on small data."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ STUBBED = {
 
 
 class Reached(Exception):
-    """The stubbed function was called with arguments that fit it."""
+    """Raised by a stub that was called with valid arguments."""
 
 
 def stub_of(command: str, example: str) -> str | None:
@@ -115,7 +115,7 @@ def stub_of(command: str, example: str) -> str | None:
 def workspace(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path, few_golden: None
 ) -> Path:
-    """The current folder. The shipped checkpoint is a tiny one."""
+    """Return the current folder. The shipped checkpoint is replaced by a tiny network."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CLINREADNET_BUNDLE", raising=False)
     for module in (
@@ -136,7 +136,7 @@ def make_run(path: Path, checkpoint: Path) -> None:
 
 
 def make_degraded(path: Path) -> None:
-    """An LDCTIQA folder with the record that `simulate --anatomy` writes."""
+    """Write an LDCTIQA folder with the record that `simulate --anatomy` writes."""
     make_labelled_folder(path, anatomies=1)
     simulation = json.loads((path / "simulation.json").read_text())
     for k, record in enumerate(simulation["images"].values()):
@@ -189,14 +189,14 @@ MAKERS: dict[str, Callable[[Path], object]] = {
 def prepare(command: str, example: str, workspace: Path, request: pytest.FixtureRequest) -> None:
     """Make the files that an example reads."""
     words = [word.split("/")[0] for word in shlex.split(example)]
-    made = {words[i + 1] for i, word in enumerate(words) if word in ("--out", "-out", "--csv")}
+    outputs = {words[i + 1] for i, word in enumerate(words) if word in ("--out", "-out", "--csv")}
     for word in dict.fromkeys(words[2:]):
-        if word in MAKERS and word not in made:
+        if word in MAKERS and word not in outputs:
             MAKERS[word](workspace / word)
     if command == "verify":
         shutil.rmtree(workspace / "bundle")
         shutil.copytree(request.getfixturevalue("tiny_bundle"), workspace / "bundle")
-    if "run" in words and "run" not in made:
+    if "run" in words and "run" not in outputs:
         make_run(workspace / "run", request.getfixturevalue("tiny_checkpoint"))
     if "site.csv" in words:  # its slices have scores
         target = workspace / words[words.index("--scores") + 1]
@@ -217,7 +217,7 @@ def prepare(command: str, example: str, workspace: Path, request: pytest.Fixture
 
 
 def no_tensorrt(flavour: str) -> None:
-    """Building engines takes long; without TensorRT the graphs alone are exported."""
+    """Export only graphs, as without TensorRT: building engines takes long."""
     raise FlavourMissing(f"{flavour} is not installed")
 
 

@@ -81,7 +81,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[
 
 
 def tree(path: Path) -> dict[str, str]:
-    """Return the digest of a file, or of each file below a folder; nothing is empty."""
+    """Return the digest of a file, or of each file below a folder; empty if nothing exists."""
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     return {
         str(file.relative_to(path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
@@ -93,7 +93,7 @@ def strays(out: Path) -> list[str]:
 
 
 def check(command: Command, before: Path, trial: Path, ended: Ended) -> None:
-    """Check what is left after a command ended."""
+    """Check the files after a command has ended."""
     assert "Traceback" not in ended.stderr
     assert tree(trial / "in") == tree(before / "in")
     if ended.status in (0, 1, 2):
@@ -117,7 +117,7 @@ def moments(name: str, fault: str, events: int) -> list[int]:
 
 
 def broken(kind: str, name: str, before: Path, trial: Path, fault: Fault) -> Ended:
-    """Run a command on a copy of its inputs under a fault, and check what is left."""
+    """Run a command on a copy of its inputs under a fault, and check the files."""
     shutil.copytree(before, trial)
     ended = run(name, COMMANDS[name].arguments.split(), trial, fault)
     tally = TALLY.setdefault(kind, Counter(old=0, new=0, both=0, wrong=0))
@@ -135,7 +135,7 @@ def broken(kind: str, name: str, before: Path, trial: Path, fault: Fault) -> End
 
 
 def again(name: str, before: Path, trial: Path) -> None:
-    """Run a command to its end where it was ended before."""
+    """Run a command again, to its end, after it was interrupted."""
     arguments = COMMANDS[name].arguments.split()
     if (trial / "out" / "run" / "last.pt").exists():
         arguments.append("--resume")
@@ -203,7 +203,7 @@ def test_a_disk_that_fills_up_is_one_line_and_nothing_is_half_written(
 
 
 def check_refusal(name: str, ended: Ended, reason: str) -> None:
-    """Check that a command succeeded, or says in its last line why it did not."""
+    """Check that a command succeeded, or that its last line gives the reason."""
     assert ended.status in (COMMANDS[name].status, 1, 2), ended.stderr
     if ended.status != COMMANDS[name].status:
         assert re.search(reason, ended.stderr.splitlines()[-1]), ended.stderr
@@ -252,8 +252,8 @@ def test_a_file_that_may_not_grow_as_large_as_it_must(
     name: str, template: Callable[[str], tuple[Path, Ended]], tmp_path: Path
 ) -> None:
     before, _ = template(name)
-    made = (before.parent / "after" / "out").rglob("*")
-    most = max(path.stat().st_size for path in made if path.is_file())
+    paths = (before.parent / "after" / "out").rglob("*")
+    most = max(path.stat().st_size for path in paths if path.is_file())
     draw = random.Random(f"{name}/largest")
     for count in range(MOMENTS):
         fault = Fault(largest=max(draw.randrange(most), 1024))

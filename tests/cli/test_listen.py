@@ -1,4 +1,4 @@
-"""`clinreadnet listen` as a process: what ends it, what it refuses, and what a kill leaves."""
+"""`clinreadnet listen` as a process: signals, refused options, and the spool after a kill."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from support.dicom_files import make_ct, noise
 from support.listen_process import ListenProcess
-from support.tiny_bundle import write_bundle
 from typer.testing import CliRunner
 
 from clinreadnet.cli import app
@@ -30,11 +29,6 @@ DESTINATION = "127.0.0.1:1:PACS"
 PATIENCE = 180.0
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 @pytest.fixture
 def pacs() -> Iterator[Pacs]:
     pacs = Pacs()
@@ -43,7 +37,7 @@ def pacs() -> Iterator[Pacs]:
 
 
 def refused(bundle: Path, spool: Path, *options: str, send_to: str = DESTINATION) -> str:
-    """Return the one line of a node that does not start."""
+    """Return the error line of a node that does not start."""
     given = ["--bundle", str(bundle), "--spool", str(spool), "--send-to", send_to, *options]
     error = CliRunner().invoke(app, ["listen", *given]).exception
     assert isinstance(error, InputError), error

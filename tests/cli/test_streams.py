@@ -1,4 +1,4 @@
-"""Standard streams that are full or closed: one line, status 2, and no noise when Python ends."""
+"""Standard streams that are full or closed: an error of one line and status 2."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.dicom_files import noise
+from support.score_files import write_csv
+from support.site_readers import site, write_grades
 from support.tiny_bundle import write_bundle
 
 FULL = Path("/dev/full")
@@ -26,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shell(arguments: str, streams: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command whose output is kept until it ends, as into a file."""
+    """Run a command and keep its output until it ends, like a file."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command: Sequence[str] = (
         "sh",
@@ -54,6 +56,20 @@ def test_a_full_standard_error_costs_no_scores(folder: Path) -> None:
     done = shell("score a.npy --bundle bundle", "2>/dev/full", folder)
     assert done.returncode == 0 and "1 slice: mean" in done.stdout
     assert shell("score nowhere --bundle bundle", "2>/dev/full", folder).returncode == 2
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_a_file_that_cannot_be_written_costs_no_result(folder: Path) -> None:
+    grades, scores = site(patients=24)
+    write_grades(folder / "grades.csv", grades)
+    write_csv(folder / "scores.csv", scores)
+    agree = "agree --labels grades.csv --scores scores.csv --html"
+    done = shell(f"{agree} {FULL}", "", folder)
+    assert done.returncode == 2 and "kappa" in done.stdout
+    assert str(FULL) in done.stderr and len(done.stderr.splitlines()) == 1
+    done = shell(f"{agree} page.html", f">{FULL}", folder)
+    assert done.returncode == 2
+    assert (folder / "page.html").read_text().startswith("<!")
 
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])

@@ -1,4 +1,4 @@
-"""Every command at a terminal: it ends, draws its bar, and leaves cursor and line as they were."""
+"""Every command at a terminal: it draws its bar, ends, and restores cursor and line."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ ANSWER_SECONDS = 1.0
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], Path]:
-    """Return a function that puts the inputs of a command into a folder."""
-    made: dict[str, Path] = {}
+    """Return a function that writes the inputs of a command to a folder."""
+    folders: dict[str, Path] = {}
 
     def put(name: str, place: Path) -> Path:
-        if name not in made:
-            made[name] = tmp_path_factory.mktemp(name) / "before"
-            ALL[name].make(made[name])
-        return Path(shutil.copytree(made[name], place / "work"))
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name) / "before"
+            ALL[name].make(folders[name])
+        return Path(shutil.copytree(folders[name], place / "work"))
 
     return put
 
@@ -52,7 +52,7 @@ def test_every_command_is_here() -> None:
 
 
 def in_turn(names: Iterable[str], first: Any, second: Any) -> list[Any]:
-    """Pair each name with both values; the sample takes the values in turn."""
+    """Pair each name with both values; the sample alternates the values."""
     return [
         (name, value)
         for count, name in enumerate(names)

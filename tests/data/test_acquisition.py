@@ -1,4 +1,4 @@
-"""Dose and protocol are read from plain and Enhanced CT, and never stand in a score's way."""
+"""Dose and protocol are read from plain and Enhanced CT, and never prevent a score."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_exposures_of_real_headers(name: str, exposure: float, source: str) -> N
 
 def test_lines_count_the_exposures_that_are_not_those_of_the_headers() -> None:
     sources = [CHECKED, CORRECTED, UNCHECKED, CORRECTED, LEFT_OUT, None]
-    assert exposure_lines([Acquisition(exposure_source=one) for one in sources]) == [
+    assert exposure_lines([Acquisition(exposure_source=source) for source in sources]) == [
         f"Exposure (mAs) of 2 of 6 slices is {EXPOSURE_SOURCES[CORRECTED]}.",
         f"Exposure (mAs) of 1 of 6 slices is {EXPOSURE_SOURCES[LEFT_OUT]}.",
     ]
@@ -201,10 +201,10 @@ def test_enhanced_ct_gives_each_frame_its_own(tmp_path: Path) -> None:
     ds = pydicom.dcmread(path)
 
     def item(**tags: object) -> list[Dataset]:
-        made = Dataset()
+        ds = Dataset()
         for tag, value in tags.items():
-            setattr(made, tag, value)
-        return [made]
+            setattr(ds, tag, value)
+        return [ds]
 
     shared = ds.SharedFunctionalGroupsSequence[0]
     shared.CTXRayDetailsSequence = item(KVP=80)

@@ -1,4 +1,4 @@
-"""Texts in every character set of the standard; the longer examples are its own (PS3.5, H to K)."""
+"""Texts in every character set of the standard, with its examples (PS3.5, annexes H to K)."""
 
 from __future__ import annotations
 

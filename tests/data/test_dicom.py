@@ -238,7 +238,7 @@ def test_compressed_pixels_without_a_decoder_name_the_package(
     ds["PixelData"].VR = "OB"
     path = write(tmp_path / "a.dcm", ds)
     decoder = pydicom.pixels.get_decoder(JPEGLosslessSV1)
-    monkeypatch.setattr(decoder, "_available", {})
+    monkeypatch.setattr(type(decoder), "is_available", False)
     with pytest.raises(InputError, match="JPEG Lossless.*`pip install pylibjpeg "):
         read_headers(path)
 

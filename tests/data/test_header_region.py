@@ -1,4 +1,4 @@
-"""What a header says that a slice shows: a hint."""
+"""The part of the body that a header names, as a hint."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def hint(**tags: Any) -> Hint:
     ],
 )
 def test_a_part_is_named_if_all_fields_agree(tags: dict[str, Any], part: str) -> None:
-    found = hint(**tags)
-    assert found.part == part
-    assert str(found).startswith(f"{part} by its header (") == bool(part)
+    region = hint(**tags)
+    assert region.part == part
+    assert str(region).startswith(f"{part} by its header (") == bool(part)
 
 
 @pytest.mark.parametrize(

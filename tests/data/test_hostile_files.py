@@ -1,4 +1,4 @@
-"""Files that lie about their size, are no files, or are damaged: refused at once, in one line."""
+"""Files with a wrong size, of another kind or damaged are refused at once, in one line."""
 
 from __future__ import annotations
 
@@ -188,12 +188,12 @@ def test_a_damaged_slice_of_a_folder_is_an_error(
     with pytest.raises(InputError, match=r"/b") as refusal:
         find_slices([tmp_path])[1].load()
     assert "Doe" not in refusal.value.full and "\\x" not in refusal.value.full
-    told: list[Path] = []
+    refused: list[Path] = []
     try:
-        kept = find_slices([tmp_path], refused=lambda path, error: told.append(path))
+        kept = find_slices([tmp_path], refused=lambda path, error: refused.append(path))
     except InputError:
         raise AssertionError("nothing is left") from None
-    assert {ref.path.name for ref in kept} | {path.name for path in told} == {"a.dcm", "b"}
+    assert {ref.path.name for ref in kept} | {path.name for path in refused} == {"a.dcm", "b"}
 
 
 def test_a_message_is_one_short_line_without_control_characters(tmp_path: Path) -> None:

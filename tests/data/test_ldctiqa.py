@@ -165,6 +165,23 @@ def test_refuses_a_record_of_another_kind(tmp_path, key, value):
         read_ldctiqa(folder)
 
 
+@pytest.mark.parametrize(("key", "value"), [("breadth", 3), ("seed", "one")])
+def test_refuses_a_simulation_of_another_kind(tmp_path, key, value):
+    simulation = {"images": {"0000.tif": {"anatomy": 0}}, key: value}
+    folder = make_folder(tmp_path / "d", {"0000.tif": 1.0}, simulation)
+    with pytest.raises(InputError, match=f"simulation.json: `{key}` is not"):
+        read_ldctiqa(folder)
+
+
+def test_a_folder_names_its_seed_and_breadth(tmp_path):
+    images = {"0000.tif": {"anatomy": 0}}
+    simulation = {"images": images, "seed": 2**40, "breadth": "wide"}
+    wide = read_ldctiqa(make_folder(tmp_path / "wide", {"0000.tif": 1.0}, simulation))
+    assert wide.source == {"name": "wide", "slices": 1, "seed": 2**40, "breadth": "wide"}
+    real = read_ldctiqa(make_folder(tmp_path / "real", {"0000.tif": 1.0}))
+    assert real.source == {"name": "real", "slices": 1, "seed": None, "breadth": None}
+
+
 @pytest.mark.parametrize(
     "labels, words",
     [

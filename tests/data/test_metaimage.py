@@ -22,7 +22,7 @@ def stack_of(dtype: str, shape: tuple[int, ...] = (2, 3, 5)) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize(
-    "how",
+    "options",
     [
         pytest.param({}, id="plain"),
         pytest.param({"compress": True}, id="compressed"),
@@ -30,9 +30,9 @@ def stack_of(dtype: str, shape: tuple[int, ...] = (2, 3, 5)) -> np.ndarray:
         pytest.param({"local": False}, id="mhd"),
     ],
 )
-def test_hounsfield_units_come_back(tmp_path: Path, dtype: str, how: dict) -> None:
+def test_hounsfield_units_come_back(tmp_path: Path, dtype: str, options: dict) -> None:
     stack = stack_of(dtype)
-    back = read_metaimage(write_mha(tmp_path / "a.mha", stack, **how))
+    back = read_metaimage(write_mha(tmp_path / "a.mha", stack, **options))
     assert back.dtype == np.float32
     np.testing.assert_array_equal(back, stack.astype(np.float32))
 
@@ -50,7 +50,7 @@ def test_one_slice_is_a_stack_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("options", "message"),
     [
         pytest.param({"ElementType": "MET_LONG_LONG"}, "240 and holds MET_LONG_LONG", id="wide"),
         pytest.param({"ElementType": "MET_STRING"}, "holds MET_STRING", id="type"),
@@ -62,8 +62,8 @@ def test_one_slice_is_a_stack_of_one(tmp_path: Path) -> None:
         pytest.param({"CompressedData": "True"}, "damaged", id="not-compressed"),
     ],
 )
-def test_refuses(tmp_path: Path, how: dict, message: str) -> None:
-    path = write_mha(tmp_path / "a.mha", stack_of("int16"), **how)
+def test_refuses(tmp_path: Path, options: dict, message: str) -> None:
+    path = write_mha(tmp_path / "a.mha", stack_of("int16"), **options)
     with pytest.raises(InputError, match=message) as refusal:
         read_metaimage(path)
     assert str(path) in str(refusal.value) and "\n" not in str(refusal.value)

@@ -1,4 +1,4 @@
-"""What cannot be a CT slice is refused, and real slices are not."""
+"""Images that cannot be CT slices are refused, and real slices are not."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def checkerboard() -> np.ndarray:
 def test_what_cannot_be_a_slice_is_refused(image: np.ndarray, reason: str) -> None:
     import re
 
-    found = implausible(count_pixels(image))
-    assert found is not None and re.search(reason, found), found
+    message = implausible(count_pixels(image))
+    assert message is not None and re.search(reason, message), message
 
 
 @pytest.mark.filterwarnings("error")

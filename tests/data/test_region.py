@@ -1,4 +1,4 @@
-"""Which part of the body a slice shows, by its pixels and by its header."""
+"""The part of the body that a slice shows, by its pixels and its header."""
 
 from __future__ import annotations
 

@@ -120,8 +120,8 @@ def test_damaged_files_can_be_set_aside(tmp_path: Path) -> None:
     (folder / "LICENSE.txt").write_text("free")
     refused: list[tuple[Path, InputError]] = []
     notes: list[str] = []
-    found = find_slices([folder], note=notes.append, refused=lambda *pair: refused.append(pair))
-    assert [ref.path.name for ref in found] == ["IM0003.dcm", "IM0001.dcm"]
+    refs = find_slices([folder], note=notes.append, refused=lambda *pair: refused.append(pair))
+    assert [ref.path.name for ref in refs] == ["IM0003.dcm", "IM0001.dcm"]
     ((path, error),) = refused
     assert path == damaged and "truncated" in str(error)
     assert len(notes) == 1 and "LICENSE.txt" in notes[0] and "IM0002" not in notes[0]

@@ -1,4 +1,4 @@
-"""The unit and the Dockerfile: options that exist, and what systemd says of the unit."""
+"""The unit and the Dockerfile: existing options, and the checks of systemd."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_image_is_built_from_what_installs_the_package_and_nothing_else() ->
 
 @pytest.fixture
 def unit(tmp_path: Path) -> Path:
-    """The unit with a program and an environment that are here."""
+    """Return the unit with a program and an environment of this machine."""
     text = UNIT.read_text().replace("/opt/clinreadnet/bin/clinreadnet listen", "/bin/true")
     path = tmp_path / UNIT.name
     path.write_text(text.replace("/etc/clinreadnet/listen.env", str(DEPLOY / "listen.env")))

@@ -1,4 +1,4 @@
-"""Maps lie where their slices lie, and captures show what the page and the score say."""
+"""Quality maps have the positions of their slices, and captures have the data of the page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Scored = Callable[..., SeriesReport]
 def made(
     scored: Scored, session: Session, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SeriesReport, Path]:
-    """Two slices, oblique, with pixels that are not square."""
+    """Return the report and the outputs of two oblique slices with pixels that are not square."""
     folder = tmp_path_factory.mktemp("maps")
     tags: dict[str, Any] = {"ImageOrientationPatient": OBLIQUE, "PixelSpacing": [0.5, 0.8]}
     tags |= {"BodyPartExamined": "ABDOMEN", "PatientName": "Doe^Jane"}
@@ -49,16 +49,16 @@ def made(
 def test_each_frame_is_the_map_of_its_slice_in_its_place(made: tuple[SeriesReport, Path]) -> None:
     report, folder = made
     ds = pydicom.dcmread(folder / "maps" / "map-1.dcm")
-    found = {}
+    frames = {}
     for frame, group in zip(ds.pixel_array, ds.PerFrameFunctionalGroupsSequence, strict=True):
         place = group.PlanePositionSequence[0].ImagePositionPatient
-        found[tuple(round(float(v), 3) for v in place)] = frame
+        frames[tuple(round(float(v), 3) for v in place)] = frame
     for ref, quality_map in zip(report.refs, report.outputs.quality_map, strict=True):
         corner = np.array(pydicom.dcmread(ref.path).ImagePositionPatient, float)
         x, y = np.array(OBLIQUE[:3]), np.array(OBLIQUE[3:])
         centre = corner + 15.5 * 0.8 * x + 15.5 * 0.5 * y
-        np.testing.assert_array_equal(found.pop(tuple(np.round(centre, 3))), quality_map)
-    assert found == {}
+        np.testing.assert_array_equal(frames.pop(tuple(np.round(centre, 3))), quality_map)
+    assert frames == {}
     measures = ds.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
     assert [float(v) for v in measures.PixelSpacing] == [16, 25.6]
     assert ds.FrameOfReferenceUID == pydicom.dcmread(report.refs[0].path).FrameOfReferenceUID

@@ -1,4 +1,4 @@
-"""Reports are read back with highdicom and pydicom, and checked by dicom3tools' dciodvfy."""
+"""Structured reports are read with highdicom and pydicom, and checked by dciodvfy."""
 
 from __future__ import annotations
 
@@ -102,14 +102,14 @@ def write_sr(report: SeriesReport, session: Session, out: Path) -> Path:
 def made(
     scored: Scored, session: Session, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[SeriesReport, Path]:
-    """Three slices and a bright one, which is novel."""
+    """Return the report and the output of three slices and a bright one, which is novel."""
     folder = tmp_path_factory.mktemp("sr")
     series = write_series(folder / "series", 3, **PATIENT, **DOSE)
     write_ct(
         series / "bright.dcm", bright(9), ImagePositionPatient=[-180, -180, 50], **PATIENT, **DOSE
     )
     report = scored(series)
-    assert [one.in_domain for one in report.slices] == [True, True, True, False]
+    assert [s.in_domain for s in report.slices] == [True, True, True, False]
     return report, write_sr(report, session, folder / "out")
 
 
@@ -128,7 +128,7 @@ def test_figures_are_measurements_with_units_and_standard_codes(
     report = score_slices(session, refs, figures=True)
     out = write_sr(report, session, tmp_path / "out")
     first, second = read(out).content.get_image_measurement_groups()[:2]
-    found = {m.name.value: (m.value, m.unit.value) for m in first.get_measurements()}
+    measurements = {m.name.value: (m.value, m.unit.value) for m in first.get_measurements()}
     figures = report.slices[0].figures
     assert figures is not None and figures.ssde_mgy is not None
     hounsfield = "[hnsf'U]"
@@ -144,7 +144,7 @@ def test_figures_are_measurements_with_units_and_standard_codes(
         "VIEWSHARE": (0, "{0:1}"),
     }
     for name, (value, unit) in expected.items():
-        assert found[name] == (pytest.approx(value, rel=1e-5), unit), name
+        assert measurements[name] == (pytest.approx(value, rel=1e-5), unit), name
     methods = {m.name.value: m.method for m in first.get_measurements() if m.method}
     assert {name: code.value for name, code in methods.items()} == {
         "113980": "113987",
@@ -152,8 +152,8 @@ def test_figures_are_measurements_with_units_and_standard_codes(
     }
     left = {m.name.value for m in second.get_measurements()}
     assert left & expected.keys() == {"NOISE", "CUT", "AIR"}
-    said = comment(pydicom.dcmread(out / "sr-1.dcm"))
-    assert "1 of 2 slices: no Dw (the size of a pixel is not known)." in said
+    text = comment(pydicom.dcmread(out / "sr-1.dcm"))
+    assert "1 of 2 slices: no Dw (the size of a pixel is not known)." in text
 
 
 def test_the_dose_of_a_head_states_its_conversion(session: Session, tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def test_the_dose_of_a_head_states_its_conversion(session: Session, tmp_path: Pa
     group = read(out).content.get_image_measurement_groups()[0]
     methods = {m.name.value: m.method for m in group.get_measurements() if m.method}
     assert methods["113930"] == HEAD_DOSE
-    said = comment(pydicom.dcmread(out / "sr-1.dcm"))
-    assert "SSDE by AAPM 293, head, 16 cm phantom (1 of 1)." in said
+    text = comment(pydicom.dcmread(out / "sr-1.dcm"))
+    assert "SSDE by AAPM 293, head, 16 cm phantom (1 of 1)." in text
 
 
 @pytest.mark.parametrize(
@@ -199,17 +199,17 @@ def test_the_limits_of_the_site_are_judged_in_the_last_group(
     group = read(out).content.get_image_measurement_groups()[-1]
     (judged,) = group.get_qualitative_evaluations(name=LIMITS)
     assert judged.value == answer
-    found = {m.name.value: (m.value, m.unit.value) for m in group.get_measurements()}
-    assert {name: found[name] for name in found if name[:4] in ("LEAS", "MOST")} == values
+    measurements = {m.name.value: (m.value, m.unit.value) for m in group.get_measurements()}
+    assert {k: v for k, v in measurements.items() if k[:4] in ("LEAS", "MOST")} == values
     places = [name.value for name, _ in coordinates(group) if name in LIMIT_VALUES.values()]
     assert places == list(values)  # the only slice exceeds each limit itself
     noise = report.slices[0].figures.noise_hu  # type: ignore[union-attr]
-    assert found.get("NOISE") == (
+    assert measurements.get("NOISE") == (
         (pytest.approx(noise, rel=1e-5), "[hnsf'U]") if answer == EXCEEDED else None
     )
-    said = comment(pydicom.dcmread(out / "sr-1.dcm"))
-    assert ("Limit exceeded: mean noise" in said) == (answer == EXCEEDED)
-    assert ("Limit not checked: mean SSDE is not known." in said) == (answer != KEPT)
+    text = comment(pydicom.dcmread(out / "sr-1.dcm"))
+    assert ("Limit exceeded: mean noise" in text) == (answer == EXCEEDED)
+    assert ("Limit not checked: mean SSDE is not known." in text) == (answer != KEPT)
     if DCIODVFY is not None:
         done = subprocess.run(
             [DCIODVFY, out / "sr-1.dcm"], capture_output=True, text=True, timeout=120
@@ -223,17 +223,17 @@ def test_each_slice_is_a_group_with_its_score_and_its_image(
     report, out = made
     groups = read(out).content.get_image_measurement_groups()
     assert len(groups) == len(report.slices) + 1
-    for one, ref, group in zip(report.slices, report.refs, groups, strict=False):
-        found = {m.name: m.value for m in group.get_measurements()}
-        assert found[SCORE] == pytest.approx(one.score, rel=1e-5)
-        assert found[NOVELTY] == pytest.approx(one.novelty, rel=1e-5)
-        assert [found[grade] for grade in GRADES] == pytest.approx(
+    for s, ref, group in zip(report.slices, report.refs, groups, strict=False):
+        measurements = {m.name: m.value for m in group.get_measurements()}
+        assert measurements[SCORE] == pytest.approx(s.score, rel=1e-5)
+        assert measurements[NOVELTY] == pytest.approx(s.novelty, rel=1e-5)
+        assert [measurements[grade] for grade in GRADES] == pytest.approx(
             [3 / 21, 5 / 21, 5 / 21, 5 / 21, 3 / 21], rel=1e-5
         )
         (judged,) = group.get_qualitative_evaluations(name=DOMAIN)
-        assert judged.value == (IN_DOMAIN if one.in_domain else NOVEL)
+        assert judged.value == (IN_DOMAIN if s.in_domain else NOVEL)
         (region,) = group.get_qualitative_evaluations(name=REGION)
-        assert region.value == REGIONS[one.region]
+        assert region.value == REGIONS[s.region]
         (image,) = group.source_images
         assert image.referenced_sop_instance_uid == ref.instance_uid
 
@@ -254,7 +254,7 @@ def test_the_last_group_summarises_the_series(made: tuple[SeriesReport, Path]) -
 
 def coordinates(group: Any) -> list[tuple[Code, Any]]:
     """Return the places in images that the measurements of a group refer to, with their names."""
-    return [(m.name, one) for m in group.get_measurements() for one in m.referenced_coordinates]
+    return [(m.name, place) for m in group.get_measurements() for place in m.referenced_coordinates]
 
 
 def image_of(place: Any) -> str:
@@ -285,7 +285,7 @@ def test_a_slice_has_a_point_for_its_score_and_the_border_of_its_worst_patch(
 def test_the_summary_refers_to_the_slices_that_it_counts(made: tuple[SeriesReport, Path]) -> None:
     report, out = made
     group = read(out).content.get_image_measurement_groups()[-1]
-    scores = [one.score for one in report.slices[:3]]  # the last is novel
+    scores = [s.score for s in report.slices[:3]]  # the last is novel
     uids = [ref.instance_uid for ref in report.refs]
     assert [(name, image_of(place)) for name, place in coordinates(group)] == [
         (NOVEL_SLICES, uids[3]),

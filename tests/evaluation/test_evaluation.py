@@ -17,28 +17,28 @@ from clinreadnet.metrics import correlations
 
 
 def records(anatomies: int = 2) -> list[dict]:
-    """Two anatomies, four noise levels and three view counts, and two denoised copies of each."""
-    made = []
+    """Return records of scans in four noise levels and three view counts, some denoised."""
+    rows = []
     for anatomy in range(anatomies):
         for level in range(4):
             for views in (720, 240, 120):
                 quality = 4 - level - 0.5 * (views == 240) - 0.9 * (views == 120)
-                made.append(
+                rows.append(
                     {"anatomy": anatomy, "noise_level": level, "views": views, "quality": quality}
                 )
         for level, denoiser in ((0, "nlm"), (3, "bilateral")):
-            made.append(made[0] | {"anatomy": anatomy, "noise_level": level, "denoiser": denoiser})
-    return made
+            rows.append(rows[0] | {"anatomy": anatomy, "noise_level": level, "denoiser": denoiser})
+    return rows
 
 
-def order(scores: np.ndarray, made: list[dict], clean: dict[int, float] | None = None) -> dict:
-    return dict(degradation_order([f"{i:04}.tif" for i in range(len(made))], scores, made, clean))
+def order(scores: np.ndarray, rows: list[dict], clean: dict[int, float] | None = None) -> dict:
+    return dict(degradation_order([f"{i:04}.tif" for i in range(len(rows))], scores, rows, clean))
 
 
 def test_scores_that_follow_the_degradation() -> None:
-    made = records()
-    scores = np.array([r["quality"] - 1.5 * ("denoiser" in r) for r in made])
-    result = order(scores, made)
+    rows = records()
+    scores = np.array([r["quality"] - 1.5 * ("denoiser" in r) for r in rows])
+    result = order(scores, rows)
     assert result["anatomies"] == {"0": pytest.approx(1), "1": pytest.approx(1)}
     assert list(result["mean_by_noise_level"]) == ["0", "1", "2", "3"]
     assert list(result["mean_by_views"]) == ["720", "240", "120"]
@@ -48,25 +48,25 @@ def test_scores_that_follow_the_degradation() -> None:
 
 
 def test_scores_that_do_not() -> None:
-    made = records()
-    scores = np.array([r["quality"] for r in made])
-    for i, record in enumerate(made):
+    rows = records()
+    scores = np.array([r["quality"] for r in rows])
+    for i, record in enumerate(rows):
         if record["anatomy"] == 1 and "denoiser" not in record:
             scores[i] = -scores[i]
         if record["views"] == 240:
             scores[i] -= 3.0
     scores[12] = 4.1  # a denoised copy of anatomy 0
-    result = order(scores, made)
+    result = order(scores, rows)
     assert result["lowest_srocc"] == result["anatomies"]["1"] < -0.4
     assert not result["views_monotone"]
     assert "0012.tif" in result["denoised_above_clean"]
 
 
 def test_the_slice_before_degradation_is_the_limit_where_it_is_given() -> None:
-    made = records(1)
-    scores = np.array([r["quality"] - 0.1 * ("denoiser" in r) for r in made])
-    assert order(scores, made)["denoised_above_clean"] == []
-    assert order(scores, made, {0: 3.8})["denoised_above_clean"] == ["0012.tif", "0013.tif"]
+    rows = records(1)
+    scores = np.array([r["quality"] - 0.1 * ("denoiser" in r) for r in rows])
+    assert order(scores, rows)["denoised_above_clean"] == []
+    assert order(scores, rows, {0: 3.8})["denoised_above_clean"] == ["0012.tif", "0013.tif"]
 
 
 def test_the_order_needs_a_record(tmp_path: Path) -> None:
@@ -107,7 +107,9 @@ def test_the_ceiling_is_the_recorded_quality(tmp_path: Path) -> None:
     interval = {"value": 0.8, "low": 0.7, "high": 0.9}
     agreement = {"correlation": interval, "rmse_ratio": interval, "rmse": 0.2, "slices": 12}
     result |= {"map": agreement, "coverage": 0.9, "in_domain": 1.0}
+    result |= {"data": {"name": "d", "slices": 12, "seed": 5, "breadth": "wide"}}
     shown = table(result, Console(width=100))
+    assert shown.title == "12 slices of wide data, RMSE 0.100 grades"
     assert [column.header for column in shown.columns][-1] == "ceiling"
     assert shown.caption == "worst: 0001.tif 3.0 for 1.0"
     drawn = io.StringIO()
@@ -119,7 +121,7 @@ def test_the_ceiling_is_the_recorded_quality(tmp_path: Path) -> None:
     assert ceiling(read_ldctiqa(folder)) is None
 
 
-def test_scans_and_denoised_copies_are_told_apart(tmp_path: Path) -> None:
+def test_scans_and_denoised_copies_are_distinguished(tmp_path: Path) -> None:
     folder = make_labelled_folder(tmp_path / "d")
     labels = read_ldctiqa(folder).scores.astype(float)
     assert parts(read_ldctiqa(folder), labels) == {}, "no quality is recorded"

@@ -15,7 +15,7 @@ GRADES = np.arange(21) / 5
 
 
 def normal(centre: NDArray[np.float64], spread: float) -> NDArray[np.float64]:
-    """Distributions [n, 21] around centres [n]."""
+    """Return distributions [n, 21] around centres [n]."""
     probs = np.exp(-(((GRADES - centre[:, None]) / spread) ** 2) / 2)
     return np.asarray(probs / probs.sum(axis=1, keepdims=True))
 
@@ -57,14 +57,14 @@ def test_a_calibrated_checkpoint_covers_and_judges_as_before(
     changed = {name: 1 + k % 5 / 2 for k, name in enumerate(labels)}
     (folder / "train.json").write_text(json.dumps(changed))
     out = tmp_path / "out.safetensors"
-    found = calibrate_intervals(folder, out, tiny_checkpoint)
-    assert found["slices"] == 8 and 0.9 <= found["after"] <= 1
+    calibration = calibrate_intervals(folder, out, tiny_checkpoint)
+    assert calibration["slices"] == 8 and 0.9 <= calibration["after"] <= 1
     before, after = evaluate(folder, tiny_checkpoint), evaluate(folder, out)
-    assert before["coverage"] == found["before"]
-    assert after["coverage"] == pytest.approx(found["after"], abs=0.13)  # float16, one slice
+    assert before["coverage"] == calibration["before"]
+    assert after["coverage"] == pytest.approx(calibration["after"], abs=0.13)  # float16, one slice
     assert after["map"] == before["map"]
     again = calibrate_intervals(folder, tmp_path / "again.safetensors", out)
-    assert again["temperature"] == pytest.approx(found["temperature"], rel=2e-3)
+    assert again["temperature"] == pytest.approx(calibration["temperature"], rel=2e-3)
 
 
 def test_a_checkpoint_is_not_replaced_by_its_own_calibration(

@@ -49,8 +49,8 @@ def test_it_scores_raw_slices(program: Path, tmp_path: Path, kind: str, precisio
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [int(line[0]) for line in lines] == [0, 1, 2]
     for column, name in ((1, "score"), (2, "novelty")):
-        found = [float(line[column]) for line in lines]
-        np.testing.assert_allclose(found, expected[name], atol=6e-5)
+        values = [float(line[column]) for line in lines]
+        np.testing.assert_allclose(values, expected[name], atol=6e-5)
     assert [line[3:] for line in lines] == [
         ["novel"] if n > 1.5 else [] for n in expected["novelty"]
     ]
@@ -62,7 +62,7 @@ def test_bad_input_is_one_line(program: Path, tmp_path: Path) -> None:
     (tmp_path / "torn").write_bytes(checkpoint.read_bytes()[:5000])
     nan = tmp_path / "nan"
     nan.write_bytes(np.full((512, 512), np.nan, np.float32).tobytes())
-    for arguments, said in (
+    for arguments, message in (
         ([checkpoint, raw], "usage: "),
         ([checkpoint, raw, "int16"], "raw: 1000 bytes are not slices"),
         ([tmp_path / "none", raw, "int16"], "none: cannot be read"),
@@ -72,4 +72,4 @@ def test_bad_input_is_one_line(program: Path, tmp_path: Path) -> None:
     ):
         done = run(program, *arguments)
         assert (done.returncode, done.stdout) == (2, "")
-        assert said in done.stderr and done.stderr.count("\n") == 1
+        assert message in done.stderr and done.stderr.count("\n") == 1

@@ -55,8 +55,8 @@ def test_raw_slices_are_scored_in_batches_of_the_profile(run: Any, kind: str) ->
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [int(index) for index, *_ in lines] == list(range(7))
     for column, name in ((1, "score"), (2, "novelty")):
-        found = [float(line[column]) for line in lines]
-        np.testing.assert_allclose(found, reference(hu)[name], atol=6e-5)
+        values = [float(line[column]) for line in lines]
+        np.testing.assert_allclose(values, reference(hu)[name], atol=6e-5)
     assert {len(line) for line in lines} == {3}
     # Two whole batches, and one slice filled up to the smallest batch.
     assert done.stderr == "stub: batch 3\nstub: batch 3\nstub: batch 2\n"

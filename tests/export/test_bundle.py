@@ -173,8 +173,8 @@ def test_graphs_without_engines_and_with_force(tiny_checkpoint: Path, tmp_path: 
     report = json.loads(done.stdout)
     assert (report["passed"], report["bundle"]) == (True, str(out))
     manifest = load_manifest(out)
-    made = dict.fromkeys(artifact.file for artifact in manifest.artifacts)
-    assert list(made) == ["clinreadnet.fp32.onnx", "clinreadnet.safetensors"]
+    files = dict.fromkeys(artifact.file for artifact in manifest.artifacts)
+    assert list(files) == ["clinreadnet.fp32.onnx", "clinreadnet.safetensors"]
     assert manifest.artifacts[0].batch == BatchRange(2, 2, 3)
     assert sorted(p.name for p in out.iterdir()) == [
         "README.md",
@@ -233,10 +233,10 @@ def test_bad_usage(
 def test_attention_is_fused_in_16_bit_graphs_alone(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fused: bool
 ) -> None:
-    asked: dict[str, bool] = {}
+    fused_by_precision: dict[str, bool] = {}
 
     def remember(model: object, path: Path, *, precision: str, fused_attention: bool) -> None:
-        asked[precision] = fused_attention
+        fused_by_precision[precision] = fused_attention
         path.write_bytes(b"graph")
         if precision == "bf16":
             raise KeyboardInterrupt
@@ -252,7 +252,7 @@ def test_attention_is_fused_in_16_bit_graphs_alone(
             targets=(),
             fused_attention=fused,
         )
-    assert asked == {"fp32": False, "fp16": fused, "bf16": fused}
+    assert fused_by_precision == {"fp32": False, "fp16": fused, "bf16": fused}
 
 
 def test_nothing_is_left_of_a_broken_export(
@@ -316,21 +316,21 @@ def test_chosen_islands_are_in_the_graph_and_in_the_manifest(
         assert builder.layers["MATRIX_MULTIPLY"]["FLOAT"] == 1
 
 
-@pytest.mark.parametrize("asked", [None, ("sm89",)], ids=["default", "asked"])
-def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, asked: tuple[str, ...] | None) -> None:
+@pytest.mark.parametrize("targets", [None, ("sm89",)], ids=["default", "asked"])
+def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, targets: tuple[str, ...] | None) -> None:
     def missing(flavour: str) -> None:
         raise FlavourMissing("tensorrt-rtx is not installed; run pip install it")
 
     monkeypatch.setattr(bundles, "load_flavour", missing)
     notes: list[str] = []
-    if asked is None:
-        assert bundles.choose_targets(asked, "tensorrt-rtx", notes.append) == ()
+    if targets is None:
+        assert bundles.choose_targets(targets, "tensorrt-rtx", notes.append) == ()
         assert notes == [
             "no engines: tensorrt-rtx is not installed; run pip install it, then export again"
         ]
     else:
         with pytest.raises(FlavourMissing):
-            bundles.choose_targets(asked, "tensorrt-rtx", notes.append)
+            bundles.choose_targets(targets, "tensorrt-rtx", notes.append)
 
 
 def test_parse_batch() -> None:

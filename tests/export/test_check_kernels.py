@@ -1,4 +1,4 @@
-"""`check-kernels`: an exported kernel passes, and a changed instruction of its PTX is noticed."""
+"""`check-kernels`: an exported kernel passes, and a changed instruction of its PTX fails."""
 
 from __future__ import annotations
 
@@ -112,10 +112,10 @@ def test_another_folder_says_what_makes_one(tmp_path: Path) -> None:
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> FakeDriver:
-    made = FakeDriver()
-    monkeypatch.setattr("clinreadnet.runtime.gpu.load_driver", lambda: made)
-    monkeypatch.setattr("clinreadnet.export.gpu_launch.load_driver", lambda: made)
-    return made
+    fake = FakeDriver()
+    monkeypatch.setattr("clinreadnet.runtime.gpu.load_driver", lambda: fake)
+    monkeypatch.setattr("clinreadnet.export.gpu_launch.load_driver", lambda: fake)
+    return fake
 
 
 def test_the_files_run_on_a_gpu(folder: Path, driver: FakeDriver) -> None:

@@ -9,26 +9,32 @@ import numpy as np
 import pytest
 
 from clinreadnet.export import golden
-from clinreadnet.export.golden import _key, _reference, known_reference
+from clinreadnet.export.golden import complete_reference, known_reference
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
 from clinreadnet.runtime.bundle.default import SHIPPED
+from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify.reference import GoldenSlices, reference_outputs
 
 CHECKPOINT = pretrained_path("small")
 
 
+def key(hu: np.ndarray) -> str:
+    """Return the SHA-256 of the pixels of a slice, 16-bit and little-endian."""
+    return digest(hu.astype("<i2").tobytes())
+
+
 def test_they_are_what_the_network_computes() -> None:
     known = known_reference(CHECKPOINT)
     arrays = np.load(SHIPPED / "golden.npz", allow_pickle=False)
-    keys = [_key(hu) for hu in arrays["hu"]]
+    keys = [key(hu) for hu in arrays["hu"]]
     assert set(keys) <= set(known)
     for name in OUTPUTS:
-        kept = np.concatenate([known[key][name] for key in keys])
+        kept = np.concatenate([known[k][name] for k in keys])
         np.testing.assert_array_equal(kept, arrays[name])
     computed = reference_outputs(load_checkpoint(CHECKPOINT), GoldenSlices(arrays["hu"][-2:]))
     for name in OUTPUTS:
-        kept = np.concatenate([known[key][name] for key in keys[-2:]])
+        kept = np.concatenate([known[k][name] for k in keys[-2:]])
         np.testing.assert_allclose(kept, computed[name], rtol=1e-9, atol=1e-12)
 
 
@@ -44,15 +50,15 @@ def test_what_is_not_known_is_computed_and_added(monkeypatch: pytest.MonkeyPatch
     arrays = np.load(SHIPPED / "golden.npz", allow_pickle=False)
     hu, known = arrays["hu"][:3], known_reference(CHECKPOINT)
     expected = {name: arrays[name][:3] for name in OUTPUTS}
-    asked: list[int] = []
+    sizes: list[int] = []
 
     def computed(model: object, slices: GoldenSlices, advance: object) -> dict[str, np.ndarray]:
-        asked.append(len(slices))
+        sizes.append(len(slices))
         return {name: expected[name][1:2] for name in OUTPUTS}
 
     monkeypatch.setattr(golden, "reference_outputs", computed)
-    del known[_key(hu[1])]
-    found = _reference(None, hu, known, lambda n: None)
-    assert asked == [1] and _key(hu[1]) in known
+    del known[key(hu[1])]
+    outputs = complete_reference(None, hu, known, lambda n: None)
+    assert sizes == [1] and key(hu[1]) in known
     for name in OUTPUTS:
-        np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_array_equal(outputs[name], expected[name])

@@ -1,4 +1,4 @@
-"""The calls of `GpuLauncher` reach a library of C as they are meant: its types are CUDA's own."""
+"""The calls of `GpuLauncher` to a C library have CUDA's own types."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def kernel() -> Kernel:
     ((spec, source),) = ((a, b) for a, b in sources("tiny") if b.name == "sobel_stem")
-    made = compile_source(spec, source, "fp32", "sm80")
-    assert made is not None
-    entry, code = made.written_as("cubin")
+    compiled = compile_source(spec, source, "fp32", "sm80")
+    assert compiled is not None
+    entry, code = compiled.written_as("cubin")
     return Kernel({**asdict(entry), "dynamic_shared_bytes": 50_000}, code)
 
 
@@ -42,8 +42,8 @@ def launcher(library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GpuLaun
     driver = ctypes.CDLL(str(library))
     for module in ("clinreadnet.runtime.gpu", "clinreadnet.export.gpu_launch"):
         monkeypatch.setattr(f"{module}.load_driver", lambda: driver)
-    with GpuLauncher() as made:
-        yield made
+    with GpuLauncher() as opened:
+        yield opened
 
 
 def test_a_launch_is_what_the_index_says(

@@ -16,7 +16,7 @@ def made() -> dict[str, np.ndarray]:
 
 
 def test_they_cover_the_range_and_what_lies_beyond(made: dict[str, np.ndarray]) -> None:
-    assert all(one.shape == (512, 512) and one.dtype == np.int16 for one in made.values())
+    assert all(hu.shape == (512, 512) and hu.dtype == np.int16 for hu in made.values())
     assert made["metal"].max() == 30_000
     assert made["saturated"].max() == 3071
     assert (made["ramp"].min(), made["ramp"][:8].max()) == (-2048, 3071)

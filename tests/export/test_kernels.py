@@ -220,7 +220,7 @@ def test_a_launch_is_what_the_launcher_does(
     where: dict[str, Any],
     precision: str,
 ) -> None:
-    """Run the launcher with a kernel that only records its launch."""
+    """The launcher runs with a kernel that only records its launch."""
     dtype = getattr(torch, PRECISIONS[precision].torch_dtype)
     module = importlib.import_module(f"clinreadnet.kernels.ops.{op}.kernel")
     launches: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
@@ -236,7 +236,7 @@ def test_a_launch_is_what_the_launcher_does(
     args = (ARGUMENTS.get(name) or ARGUMENTS[op])(dtype)
     getattr(module, f"{op}_op")._init_fn(*args, **where)
     ((grid, passed, constants),) = launches
-    passed = tuple(one for one in passed if one is not None)
+    passed = tuple(arg for arg in passed if arg is not None)
 
     (kernel,) = (
         k
@@ -269,7 +269,7 @@ def test_a_launch_is_what_the_launcher_does(
             shape = evaluate(f"({argument['shape'].strip('[]')},)")
             assert torch.Size(shape).numel() == value.numel()
     assert kernel["num_warps"] == constants.pop("num_warps")
-    absent = {name: None for name, one in kernel["constants"].items() if one is None}
+    absent = {name: None for name, value in kernel["constants"].items() if value is None}
     assert kernel["constants"] == constants | absent
     assert set(absent) == ABSENT.get(name, set())
 

@@ -28,7 +28,7 @@ SETTINGS = model_config_pb2.ModelConfig
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two graphs, full TensorRT engines of two GPUs, and one of TensorRT-RTX."""
+    """Return a bundle of two graphs, TensorRT engines for two GPUs, and a TensorRT-RTX engine."""
     folder = write_bundle(tmp_path_factory.mktemp("triton") / "bundle")
     add_engine(folder, "clinreadnet.fp16.sm89.engine", target="sm89")
     add_engine(folder, "clinreadnet.fp16.sm120.engine", target="sm120")
@@ -42,7 +42,7 @@ def repository(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Reposi
 
 
 def add_engine(bundle: Path, file: str, **fields: Any) -> None:
-    """List ``file``, bytes that are never loaded, as an engine of the float16 graph."""
+    """List ``file`` as an engine of the float16 graph. It is never loaded."""
     manifest = load_manifest(bundle)
     content = file.encode()
     (bundle / file).write_bytes(content)
@@ -99,15 +99,15 @@ def test_inputs_and_outputs_are_those_of_the_graph(bundle: Path, repository: Rep
         config = read_config(path)
         graph = "clinreadnet.fp32.onnx" if "fp32" in path.name else "clinreadnet.fp16.onnx"
         session = onnxruntime.InferenceSession(bundle / graph, providers=["CPUExecutionProvider"])
-        told = {t.name: t for t in (*config.input, *config.output)}
+        tensors = {t.name: t for t in (*config.input, *config.output)}
         real = {t.name: t for t in (*session.get_inputs(), *session.get_outputs())}
-        assert told.keys() == real.keys()
-        for name, tensor in told.items():
+        assert tensors.keys() == real.keys()
+        for name, tensor in tensors.items():
             shape = tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims
             assert ["batch", *shape] == real[name].shape
             assert model_config_pb2.DataType.Name(tensor.data_type) == DTYPES[real[name].type][0]
             assert len(tensor.dims) > 0  # Triton refuses a tensor without
-        assert list(told["score"].dims) == [1]
+        assert list(tensors["score"].dims) == [1]
 
 
 def test_batches_come_from_the_profile(repository: Repository) -> None:
@@ -307,7 +307,7 @@ def test_the_default_bundle_is_laid_out(
 
 
 def test_the_real_bundle_is_served(tiny_bundle: Path, tmp_path: Path) -> None:
-    """The exporter's own graphs: float32 in and out, whatever their precision."""
+    """The graphs of the exporter have float32 inputs and outputs in every precision."""
     written = write_repository(tiny_bundle, tmp_path / "models")
     graphs: list[Artifact] = [a for a in load_manifest(tiny_bundle).artifacts if a.kind == "onnx"]
     assert [m.files for m in written.models] == [(a.file,) for a in graphs]

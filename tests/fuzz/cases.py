@@ -268,7 +268,7 @@ def _tags(content: bytes, draw: random.Random) -> bytes:
         element = draw.choice([e for e in ds.iterall() if e.tag != 0x7FE00010])
         kind = element.VR
         if draw.random() < 0.2:
-            holder = next(one for one in (ds, *_items(ds)) if element in one.values())
+            holder = next(part for part in (ds, *_items(ds)) if element in part.values())
             del holder[element.tag]
         elif kind == "US":
             element.value = draw.choice([v for v in INTERESTING if 0 <= v < 65536])
@@ -319,8 +319,8 @@ def _members(content: bytes, draw: random.Random) -> bytes:
         methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2)
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w", draw.choice(methods)) as archive:
-            for one, data in members.items():
-                archive.writestr(one, data)
+            for member, data in members.items():
+                archive.writestr(member, data)
         return buffer.getvalue()
     except Exception:  # not an archive any more
         return _bytes(content, draw)
@@ -328,8 +328,8 @@ def _members(content: bytes, draw: random.Random) -> bytes:
 
 def _entries(content: bytes, draw: random.Random) -> bytes:
     """Change the value of a line of a MetaImage header, or of a TOML file."""
-    head, found, data = content.partition(b"ElementDataFile")
-    lines = (head + found).split(b"\n")
+    head, separator, data = content.partition(b"ElementDataFile")
+    lines = (head + separator).split(b"\n")
     at = draw.randrange(len(lines))
     values = (*WORDS, b"512 512 2147483648", b"64 64 99", b"MET_DOUBLE", b"MET_CHAR", b"True")
     lines[at] = lines[at].partition(b"=")[0] + b"= " + draw.choice(values)
@@ -410,11 +410,11 @@ def _read_labels(kind: str, content: bytes, folder: Path) -> None:
         (labelled / IMAGES_FOLDER).mkdir(parents=True)
         for name in LABELS:
             (labelled / IMAGES_FOLDER / name).touch()
-    for file, one in ((LABELS_FILE, "labels"), (SIMULATION_FILE, "simulation")):
-        (labelled / file).write_bytes(content if kind == one else _seeds(one)[0])
-    found = read_ldctiqa(labelled)
-    _ = found.groups, found.quality, found.denoised
-    if not all(0 <= score <= 4 for score in found.scores):
+    for file, seeds in ((LABELS_FILE, "labels"), (SIMULATION_FILE, "simulation")):
+        (labelled / file).write_bytes(content if kind == seeds else _seeds(seeds)[0])
+    labels = read_ldctiqa(labelled)
+    _ = labels.groups, labels.quality, labels.denoised
+    if not all(0 <= score <= 4 for score in labels.scores):
         raise AssertionError("a score out of range was accepted")
 
 

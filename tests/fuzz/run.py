@@ -36,9 +36,9 @@ class Run:
     """The cases of one seed, from number 0 on.
 
     Attributes:
-        seed: of the cases.
-        seconds: that the run took, on the clock.
-        outcomes: a byte for each case: ``+`` it was read, ``-`` refused, ``!`` something is wrong.
+        seed: seed of the cases.
+        seconds: duration of the run in seconds.
+        outcomes: a byte for each case: ``+`` read, ``-`` refused, ``!`` wrong.
         findings: what is wrong, by the case's number.
     """
 
@@ -67,11 +67,11 @@ def child(seed: int, first: int, last: float, seconds: float, folder: Path) -> N
         while number < last and time.monotonic() < end:
             kind, content = case(seed, number)
             signal.setitimer(signal.ITIMER_PROF, CASE_SECONDS)
-            found = judge(kind, content, folder)
+            verdict = judge(kind, content, folder)
             signal.setitimer(signal.ITIMER_PROF, 0)
-            if found not in _MARKS:
-                print(f"{number} {found}", flush=True)
-            outcomes.write(_MARKS.get(found, _WRONG))
+            if verdict not in _MARKS:
+                print(f"{number} {verdict}", flush=True)
+            outcomes.write(_MARKS.get(verdict, _WRONG))
             number += 1
 
 

@@ -18,7 +18,7 @@ def poisoned() -> Iterator[None]:
 
 @pytest.fixture
 def count_launches(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], list[str]]:
-    """Watch a kernel's module: the list grows with each launch."""
+    """Return a function that watches a kernel's module. Its list grows with each launch."""
 
     def watch(module: Any) -> list[str]:
         launched: list[str] = []

@@ -51,7 +51,7 @@ def test_candidates_launch_and_wrong_ones_are_dropped(
 
     spec = OPS[keys[0]]
     entry = spec.tuning(*keys[1:])
-    name, dtype, shape = next(one for one in entry.timed if one[1] == "float16")
+    name, dtype, shape = next(timed for timed in entry.timed if timed[1] == "float16")
     # One window on each side, or 32 pixels.
     shape = replace(shape, side=32 if shape.window == 1 else shape.window)
     entry = replace(entry, timed=((name, dtype, shape),))

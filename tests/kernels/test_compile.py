@@ -22,7 +22,7 @@ CAPABILITIES = [pytest.param(c, id=f"sm_{c}") for c in SHARED_MEMORY]
 
 
 def shapes(field: str) -> list[Any]:
-    """Every op with its shapes of one kind, in every type that it takes."""
+    """Yield every op with its shapes of one kind, in every type that it takes."""
     return [
         pytest.param(spec, dtype, shape, id=f"{spec.name}-{dtype}-{shape.name}".replace(" ", "-"))
         for spec in OPS.values()

@@ -44,9 +44,9 @@ def test_sums_are_cut_towards_zero() -> None:
 def test_three_products_are_nearly_float32_and_one_is_not() -> None:
     a, b = operands()
     exact = a.double() @ b.double()
-    one = accumulate(torch.zeros(3, 32, 16), tf32(a), tf32(b))
+    single = accumulate(torch.zeros(3, 32, 16), tf32(a), tf32(b))
     assert error(a @ b, exact) < error(tf32x3(a, b), exact) < 2.0**-20
-    assert error(one, exact) > 2.0**-13
+    assert error(single, exact) > 2.0**-13
 
 
 def test_the_mode_replaces_float32_products_alone() -> None:

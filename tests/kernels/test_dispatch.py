@@ -37,7 +37,7 @@ def test_the_functions_stay_functions_once_their_modules_are_imported() -> None:
 
 
 def stub_reference(monkeypatch: pytest.MonkeyPatch) -> object:
-    """The value that ``sobel_stem`` returns if it chooses the reference."""
+    """Return the value that ``sobel_stem`` returns if it chooses the reference."""
     stub = object()
     module = importlib.import_module("clinreadnet.kernels.ops.sobel_stem.op")
     monkeypatch.setattr(module, "sobel_stem_reference", lambda *args: stub)

@@ -1,4 +1,4 @@
-"""Whatever reads the registry of ops sees an op that is made up here."""
+"""Everything that reads the registry of ops handles a made-up op."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ SEEN = {
 
 @pytest.fixture(scope="module")
 def failures() -> dict[str, str]:
-    """What each part of ``SEEN`` printed if it failed: a child of one process runs each."""
+    """Return the printed text of each failed part of ``SEEN``. Each runs in a child process."""
     code = "import json, os, sys, torch, triton\n" + MADE_UP + inspect.getsource(run_each)
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\nrun_each(json.load(sys.stdin))"],

@@ -269,7 +269,7 @@ def test_a_compiled_network_computes_no_derived_tensor(monkeypatch: pytest.Monke
 
 
 def loud(kernels: str = "reference", config: ClinReadNetConfig = NARROW) -> ClinReadNet:
-    """A network whose attention decides its outputs: a fault in it exceeds every budget."""
+    """Return a network whose attention decides its outputs: a fault in it exceeds every budget."""
     torch.manual_seed(0)
     model = ClinReadNet(config, kernels=kernels).eval()
     with torch.no_grad():

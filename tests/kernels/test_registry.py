@@ -1,4 +1,4 @@
-"""What the specs say of the ops, against the ops themselves and the network."""
+"""The specs of the ops against the ops and the network."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def test_the_shapes_are_those_of_the_preset_small() -> None:
     with META:
         model = ClinReadNet(config)
     assert STEM == LayerShape("stem", SIZE, config.embed_dim // 2)
-    found = [
+    shapes = [
         (
             SIZE // 4 >> int(name.split(".")[1]),
             block.norm1.weight.numel(),
@@ -66,7 +66,7 @@ def test_the_shapes_are_those_of_the_preset_small() -> None:
         if isinstance(block, Block) and block.attention.shift
     ]
     stated = [(s.side, s.channels, s.heads, s.window, s.shift, s.octaves, s.hidden) for s in STAGES]
-    assert list(dict.fromkeys(found)) == stated
+    assert list(dict.fromkeys(shapes)) == stated
 
 
 def test_what_the_specs_repeat_is_the_networks() -> None:

@@ -1,4 +1,4 @@
-"""What a module computes from its weights alone: when it is kept, and when it is not."""
+"""Tensors that a module derives from its weights: when they are kept."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from clinreadnet.model.network import PRESETS, ClinReadNet
 
 
 class Doubler(DerivingModule):
-    """Doubles its weight, and counts how often."""
+    """A module that doubles its weight and counts how often."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Doubler(DerivingModule):
 
 @pytest.fixture
 def doubler() -> Doubler:
-    """In evaluation mode, with something kept."""
+    """Return a module in evaluation mode that has kept a derived tensor."""
     module = Doubler().eval()
     with torch.no_grad():
         module()
@@ -55,7 +55,7 @@ def replace_data(module: Doubler) -> None:
 
 
 def replace_data_twice(module: Doubler) -> None:
-    """The second tensor may get the memory of the first, with the same version."""
+    """Replace the data twice: the second may get the memory and the version of the first."""
     module.weight.data = torch.zeros(2, 3)
     module.weight.data = torch.full((2, 3), 7.0)
 
@@ -75,7 +75,7 @@ def write_in_place(module: Doubler) -> None:
 
 
 def step(module: Doubler) -> None:
-    """One step of an optimizer, without a change of mode."""
+    """Take a step of an optimizer, without a change of mode."""
     module.weight.grad = torch.full((2, 3), -6.0)
     torch.optim.SGD(module.parameters(), lr=1.0).step()
 
@@ -190,7 +190,7 @@ def test_fake_tensors_do_not_leak(doubler: Doubler) -> None:
 
 
 class Capture:
-    """Stands for CUDA: says whether a graph is being captured, and counts waits for a stream."""
+    """Replaces CUDA: it reports whether a graph is captured, and counts waits for a stream."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.capturing, self.waits = False, 0

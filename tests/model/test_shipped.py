@@ -1,4 +1,4 @@
-"""What the shipped checkpoint's card promises, on slices that nothing was trained on."""
+"""The claims of the model card, on slices that were not used in training."""
 
 import os
 from functools import cache

@@ -1,4 +1,4 @@
-"""A node of a small bundle, and a PACS that it sends to."""
+"""Fixtures of a node with a small bundle and a PACS that it sends to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PATIENCE = 120.0
 
 @pytest.fixture(autouse=True)
 def no_logs_of_the_libraries() -> Iterator[None]:
-    """`clinreadnet listen` switches them off: they repeat what peers send."""
+    """Switch off the logs of libraries, which repeat headers, as `clinreadnet listen` does."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -52,7 +52,7 @@ def pacs() -> Iterator[Pacs]:
 
 @pytest.fixture
 def start(tmp_path: Path, pacs: Pacs, session: Session) -> Iterator[Callable[..., Node]]:
-    """Start a node; options are those of NodeConfig."""
+    """Return a function that starts a node; its options are those of NodeConfig."""
     nodes: list[Node] = []
 
     def start(**options: Any) -> Node:
@@ -76,7 +76,7 @@ def start(tmp_path: Path, pacs: Pacs, session: Session) -> Iterator[Callable[...
 
 @pytest.fixture
 def until() -> Callable[..., None]:
-    """Wait until something holds."""
+    """Return a function that waits until a condition holds."""
 
     def until(holds: Callable[[], object], patience: float = PATIENCE) -> None:
         end = time.monotonic() + patience
@@ -89,7 +89,7 @@ def until() -> Callable[..., None]:
 
 @pytest.fixture
 def logged(capfd: pytest.CaptureFixture[str], until: Callable[..., None]) -> Callable[[str], str]:
-    """Wait until the node's log holds a text; all of the log so far.
+    """Return a function that waits until the node's log contains a text, and returns the log.
 
     The node logs in threads of its own, a moment after its peer has seen the effect.
     """

@@ -1,4 +1,4 @@
-"""What the node is told, as text."""
+"""Options of the node as text."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_who_may_send(
 ) -> None:
     senders = parse_senders(texts)
     for title, address in admitted:
-        assert any(one.admits(title, address) for one in senders), (title, address)
+        assert any(sender.admits(title, address) for sender in senders), (title, address)
     for title, address in refused:
-        assert not any(one.admits(title, address) for one in senders), (title, address)
+        assert not any(sender.admits(title, address) for sender in senders), (title, address)
 
 
 @pytest.mark.parametrize("text", ["@10.0.0.1", "CT1@", "CT1@host", "CT1@10.0.0.1/8", "Ä@10.0.0.1"])

@@ -1,4 +1,4 @@
-"""Peers that send nonsense, without an end, or nothing: the node stays up."""
+"""Peers that send invalid or endless data, or nothing: the node keeps running."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Start = Callable[..., Node]
 
 def test_every_kind_of_nonsense_is_refused(start: Start, tmp_path: Path) -> None:
     node = start(quiet=3600)
-    found = play_all(node.port, 8 * len(KINDS))
-    assert not [f"{kind}: {n}" for kind, counts in found.items() if (n := counts["accepted"])]
+    outcomes = play_all(node.port, 8 * len(KINDS))
+    assert not [f"{kind}: {n}" for kind, counts in outcomes.items() if (n := counts["accepted"])]
     for kind in list(KINDS)[:-2]:
-        assert all(len(outcome) == 4 for outcome in found[kind]), found  # a status
+        assert all(len(outcome) == 4 for outcome in outcomes[kind]), outcomes  # a status
     assert list((tmp_path / "spool" / "objects").iterdir()) == []
     assert node.problem() is None
 
@@ -33,16 +33,16 @@ def test_a_pdu_of_four_gigabytes_is_aborted_before_it_comes(start: Start) -> Non
     with RawPeer(start().port) as peer:
         assert peer.associate()
         peer.send(pdu(DATA, b"", length=0xFFFFFFFF))
-        found = peer.read()
-        assert found is not None and found[0] == ABORT
+        received = peer.read()
+        assert received is not None and received[0] == ABORT
 
 
 def test_a_request_without_what_it_needs_is_aborted(start: Start) -> None:
     with RawPeer(start().port, timeout=30) as peer:
         assert peer.associate()
         peer.send(pdu(DATA, pdv(3, 3, command(0x0001, CT))))  # no SOP instance, no data set
-        found = peer.read()
-        assert found is not None and found[0] == ABORT
+        received = peer.read()
+        assert received is not None and received[0] == ABORT
 
 
 def test_a_peer_that_does_not_wait_for_answers_is_aborted(start: Start) -> None:
@@ -51,8 +51,8 @@ def test_a_peer_that_does_not_wait_for_answers_is_aborted(start: Start) -> None:
         assert peer.associate()
         peer.send(pdu(DATA, pdv(1, 3, command(0x0030, VERIFICATION))) * 100)
         kinds = []
-        while (found := peer.read()) is not None:
-            kinds.append(found[0])
+        while (received := peer.read()) is not None:
+            kinds.append(received[0])
         assert kinds[-1:] in ([ABORT], []) or len(kinds) < 100
     assert node.problem() is None
 
@@ -71,8 +71,8 @@ def test_connections_that_say_nothing_do_not_keep_others_out(start: Start) -> No
     silent = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(2)]
     with RawPeer(node.port) as peer:
         peer.associate()  # accepted or rejected, but answered
-    for one in silent:
-        one.close()
+    for connection in silent:
+        connection.close()
 
 
 def test_connections_that_ended_take_no_place(start: Start) -> None:

@@ -1,4 +1,4 @@
-"""The record of the load: what counts as a failure, and what is counted."""
+"""The record of the load test: its failures and counts."""
 
 from __future__ import annotations
 
@@ -68,15 +68,15 @@ def test_what_is_wrong_is_named(phase: str, key: str, value: Any, failure: str) 
 
 
 def report(uid: str, *slices: str) -> Dataset:
-    made, item = Dataset(), Dataset()
-    made.SOPInstanceUID = uid
+    ds, item = Dataset(), Dataset()
+    ds.SOPInstanceUID = uid
     item.ReferencedSOPSequence = []
-    for one in slices:
+    for slice_uid in slices:
         reference = Dataset()
-        reference.ReferencedSOPInstanceUID = one
+        reference.ReferencedSOPInstanceUID = slice_uid
         item.ReferencedSOPSequence.append(reference)
-    made.ContentSequence = [item]
-    return made
+    ds.ContentSequence = [item]
+    return ds
 
 
 def test_slices_are_counted_over_different_reports() -> None:
@@ -87,8 +87,8 @@ def test_slices_are_counted_over_different_reports() -> None:
         report("1", "1.1", "1.2"),
         report("2", "1.2", "1.9"),
     ]
-    found = tally(pacs, [[Sent("1.1", b""), Sent("1.2", b"")], [Sent("1.3", b"")]])
-    assert found == {
+    counts = tally(pacs, [[Sent("1.1", b""), Sent("1.2", b"")], [Sent("1.3", b"")]])
+    assert counts == {
         "objects": 3,
         "series": 2,
         "reports": 2,

@@ -1,4 +1,4 @@
-"""The node as its peers see it: what comes in, what is refused and with which status."""
+"""The node as its peers see it: accepted and refused objects, and the status of each."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def store(port: int, datasets: list[Dataset], **options: Any) -> list[Dataset]:
     """Send data sets and return the answers."""
     assoc = connect(port, **options)
     assert assoc.is_established
-    answers = [assoc.send_c_store(one) for one in datasets]
+    answers = [assoc.send_c_store(ds) for ds in datasets]
     assoc.release()
     return answers
 
@@ -75,7 +75,7 @@ def test_a_series_comes_back_as_one_report_of_every_slice(
     until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))
     (report,) = pacs.received
     assert report.SOPClassUID == REPORT
-    assert sorted(referenced(report)) == sorted(one.SOPInstanceUID for one in sent)
+    assert sorted(referenced(report)) == sorted(ds.SOPInstanceUID for ds in sent)
     assert (report.PatientID, report.StudyInstanceUID) == ("4711", sent[0].StudyInstanceUID)
     assert "research" in str(report).lower()
     assert list((tmp_path / "spool" / "objects").iterdir()) == []
@@ -103,8 +103,8 @@ def test_a_limit_that_is_exceeded_is_logged_counted_and_marked(
     for protocol in ("Abdomen", "Head"):
         uid = f"1.2.{len(protocol)}"
         sent = slices(2, ProtocolName=protocol, SeriesInstanceUID=uid, PatientID="4711")
-        for one in sent:
-            one.NumberOfSeriesRelatedInstances = 2
+        for ds in sent:
+            ds.NumberOfSeriesRelatedInstances = 2
         store(node.port, sent)
     until(lambda: len(pacs.received) == 2)
     log = logged("limit exceeded: lowest score")
@@ -113,7 +113,7 @@ def test_a_limit_that_is_exceeded_is_logged_counted_and_marked(
     url = f"http://127.0.0.1:{node.metrics_port}/metrics"
     metrics = urllib.request.urlopen(url, timeout=10).read().decode()
     assert 'clinreadnet_limits_exceeded_total{limit="least_score"} 1.0' in metrics
-    marks = {str(one.SeriesInstanceUID): "A limit is exceeded" in str(one) for one in pacs.received}
+    marks = {str(ds.SeriesInstanceUID): "A limit is exceeded" in str(ds) for ds in pacs.received}
     assert sorted(marks.values()) == [False, True]
 
 
@@ -144,8 +144,8 @@ def test_a_spool_holds_no_header_beside_the_waiting_objects(
     until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))
     node.stop()
     content = b"".join(p.read_bytes() for p in (tmp_path / "spool").rglob("*") if p.is_file())
-    for one in ("Secret", "4711", sent[0].SOPInstanceUID, sent[0].SeriesInstanceUID):
-        assert one.encode() not in content
+    for value in ("Secret", "4711", sent[0].SOPInstanceUID, sent[0].SeriesInstanceUID):
+        assert value.encode() not in content
 
 
 def test_a_series_with_its_count_is_not_waited_for(start: Start, pacs: Pacs, until: Until) -> None:
@@ -163,7 +163,7 @@ def test_a_header_is_read_once_when_it_comes_in_and_once_when_it_is_scored(
     store(node.port, slices(3, NumberOfSeriesRelatedInstances=3))
     until(lambda: len(pacs.received) == 2)
     until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))
-    assert [one.SOPClassUID for one in pacs.received] == [REPORT, MAP]
+    assert [ds.SOPClassUID for ds in pacs.received] == [REPORT, MAP]
     assert reads == {"header": 6}
 
 
@@ -180,8 +180,8 @@ def test_enhanced_ct_is_scored_frame_by_frame_and_mapped(
 def test_a_map_has_the_resolution_that_is_asked_for(start: Start, pacs: Pacs, until: Until) -> None:
     store(start(maps=True, map_resolution="slice").port, slices(2))
     until(lambda: pacs.of(MAP))
-    (made,) = pacs.of(MAP)
-    assert (made.Rows, made.Columns, made.NumberOfFrames) == (512, 512, 2)
+    (quality_map,) = pacs.of(MAP)
+    assert (quality_map.Rows, quality_map.Columns, quality_map.NumberOfFrames) == (512, 512, 2)
 
 
 def test_a_series_that_is_sent_again_is_accepted_and_not_scored_again(
@@ -195,7 +195,7 @@ def test_a_series_that_is_sent_again_is_accepted_and_not_scored_again(
     later = slices(2, first=2, SeriesInstanceUID="1.2.3.4")
     store(node.port, later)
     until(lambda: len(pacs.received) == 2)
-    assert sorted(referenced(pacs.received[1])) == sorted(one.SOPInstanceUID for one in later)
+    assert sorted(referenced(pacs.received[1])) == sorted(ds.SOPInstanceUID for ds in later)
 
 
 def test_slices_that_come_late_make_a_report_of_their_own(
@@ -215,15 +215,15 @@ def test_one_series_uid_in_two_patients_makes_two_reports(
 ) -> None:
     store(start().port, [*slices(1, PatientID="a"), *slices(1, first=1, PatientID="b")])
     until(lambda: len(pacs.received) == 2)
-    assert {one.PatientID for one in pacs.received} == {"a", "b"}
+    assert {ds.PatientID for ds in pacs.received} == {"a", "b"}
 
 
 def test_other_pixels_under_a_known_uid_are_refused_and_the_first_stay(
     start: Start, pacs: Pacs, until: Until, logged: Logged
 ) -> None:
     first, second = slices(2), slices(2, first=5)
-    for one, other in zip(first, second, strict=True):
-        other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = one.SOPInstanceUID
+    for ds, other in zip(first, second, strict=True):
+        other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     node = start()
     answers = store(node.port, first + second)
     assert statuses(answers) == [0, 0, 0xC002, 0xC002]
@@ -239,7 +239,7 @@ def test_other_pixels_under_a_known_uid_are_refused_and_the_first_stay(
 def test_the_same_pixels_in_another_lossless_coding_are_the_same_instance(
     start: Start, pacs: Pacs, until: Until, again: str
 ) -> None:
-    """A PACS sends in the syntax that it keeps, a scanner in its own."""
+    """A PACS may store an instance in another transfer syntax than the scanner sent."""
     node = start()
     (sent,) = slices(1, BitsStored=13, HighBit=12)
     other = copy.deepcopy(sent)
@@ -261,7 +261,7 @@ def test_a_map_of_other_units_is_refused(start: Start) -> None:
 
 
 def test_only_what_can_be_decoded_is_offered() -> None:
-    """Pillow decodes 8 bits of JPEG Extended, which are no CT."""
+    """Pillow decodes only JPEG Extended of 8 bits, which is not used for CT."""
     offered = transfer_syntaxes()
     for syntax in (JPEGBaseline8Bit, JPEGExtended12Bit):
         plugins = set(pydicom.pixels.get_decoder(syntax).available_plugins)
@@ -323,7 +323,7 @@ def test_damaged_pixels_are_left_out_of_the_report(start: Start, pacs: Pacs, unt
     mask = make_ct(np.zeros((512, 512), np.int16), ImagePositionPatient=[-180, -180, 90])
     assert statuses(store(start().port, [*good, mask])) == [0, 0, 0]
     until(lambda: pacs.received)
-    assert sorted(referenced(pacs.received[0])) == sorted(one.SOPInstanceUID for one in good)
+    assert sorted(referenced(pacs.received[0])) == sorted(ds.SOPInstanceUID for ds in good)
 
 
 @pytest.mark.parametrize("padding", [None, -2000], ids=["whole-field", "padded-circle"])
@@ -347,7 +347,7 @@ def test_slices_without_a_body_at_the_ends_are_left_out_of_the_report(
     assert statuses(store(node.port, sent)) == [0] * 5
     log = logged("report sent to")
     (report,) = pacs.received
-    assert sorted(referenced(report)) == sorted(one.SOPInstanceUID for one in sent[2:4])
+    assert sorted(referenced(report)) == sorted(ds.SOPInstanceUID for ds in sent[2:4])
     assert comment(report).endswith("Left out at the ends of the series: 3 slices without a body.")
     assert "left out at its ends: 3 slices without a body" in log and "2 slices scored" in log
     url = f"http://127.0.0.1:{node.metrics_port}/metrics"
@@ -380,8 +380,8 @@ def test_a_full_spool_answers_out_of_resources(
     until(lambda: not list((tmp_path / "spool" / "outgoing").iterdir()))
     assert statuses(store(node.port, sent[2:])) == [0]
     until(lambda: len(pacs.received) == 2)
-    found = [uid for report in pacs.received for uid in referenced(report)]
-    assert sorted(found) == sorted(one.SOPInstanceUID for one in sent)
+    uids = [uid for report in pacs.received for uid in referenced(report)]
+    assert sorted(uids) == sorted(ds.SOPInstanceUID for ds in sent)
 
 
 @pytest.mark.parametrize(
@@ -426,7 +426,7 @@ def test_a_report_that_the_pacs_refuses_waits_and_is_sent_again(
     pacs.status = lambda dataset: 0xA700 if len(pacs.received) == 1 else 0
     store(start().port, slices(2))
     until(lambda: len(pacs.received) == 2)
-    assert len({one.SOPInstanceUID for one in pacs.received}) == 1
+    assert len({ds.SOPInstanceUID for ds in pacs.received}) == 1
     logged("PACS refused the report (status A700); next attempt")
 
 
@@ -448,11 +448,11 @@ def test_a_peer_of_another_address_is_hung_up_on(start: Start, logged: Logged) -
 
 def test_more_associations_than_allowed_are_rejected(start: Start) -> None:
     node = start(associations=2)
-    open_ones = [connect(node.port) for _ in range(3)]
-    assert [one.is_established for one in open_ones] == [True, True, False]
-    assert open_ones[2].is_rejected
-    for one in open_ones[:2]:
-        one.release()
+    associations = [connect(node.port) for _ in range(3)]
+    assert [association.is_established for association in associations] == [True, True, False]
+    assert associations[2].is_rejected
+    for association in associations[:2]:
+        association.release()
 
 
 def test_a_monitor_sees_what_happened(start: Start, pacs: Pacs, until: Until) -> None:

@@ -1,4 +1,4 @@
-"""Odd headers on their way through a node: a report of each series, whatever its headers hold."""
+"""Unusual headers in a node: each series gets a report."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def test_each_case_of_the_log_gets_its_report_and_its_maps(
 def test_random_headers_cost_no_report_and_never_the_node(
     session: Session, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    found = odd_headers.run(COUNT, 1, tmp_path, session)
-    assert found["alive"]
-    assert set(found["answers"]) == {"0000"}
-    assert found["accepted_series"] == found["reported_series"] == COUNT
-    assert found["reports"] >= COUNT  # one for each patient and study that a series mixes
-    assert found["states"] == {"done": COUNT}
-    assert found["maps"] > COUNT // 4
-    assert not found["invalid"]
+    summary = odd_headers.run(COUNT, 1, tmp_path, session)
+    assert summary["alive"]
+    assert set(summary["answers"]) == {"0000"}
+    assert summary["accepted_series"] == summary["reported_series"] == COUNT
+    assert summary["reports"] >= COUNT  # one for each patient and study that a series mixes
+    assert summary["states"] == {"done": COUNT}
+    assert summary["maps"] > COUNT // 4
+    assert not summary["invalid"]
     assert odd_headers.SECRET not in capfd.readouterr().err

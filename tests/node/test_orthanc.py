@@ -1,4 +1,4 @@
-"""A real PACS: Orthanc forwards a series to the node, and has the report a moment later."""
+"""A real PACS: Orthanc forwards a series to the node and receives its report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Orthanc:
-    """A server in a folder, which forwards each CT series to the node."""
+    """An Orthanc server in a folder that forwards each CT series to the node."""
 
     def __init__(self, folder: Path, node_port: int) -> None:
         folder.mkdir()
@@ -92,7 +92,7 @@ def wait_for(holds: Any) -> None:
 def node(
     bundle: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[tuple[ListenProcess, Orthanc]]:
-    """A node that sends to Orthanc in one of two ways."""
+    """Run a node that sends to Orthanc over DIMSE or STOW-RS."""
     if request.param == "STOW-RS" and not PLUGIN.exists():
         pytest.skip("Orthanc has no DICOMweb (Debian's package `orthanc-dicomweb`)")
     process = ListenProcess(bundle, tmp_path / "spool", "127.0.0.1:1:ORTHANC", "--quiet", "2")
@@ -118,12 +118,13 @@ def test_orthanc_forwards_a_series_and_gets_its_report(
         orthanc.put(path)
     wait_for(lambda: len(orthanc.get("/series")) == 2)
     (study,) = orthanc.get("/studies")
-    series = [orthanc.get(f"/series/{one}") for one in orthanc.get(f"/studies/{study}")["Series"]]
-    (report,) = [one for one in series if one["MainDicomTags"]["Modality"] == "SR"]
+    names = orthanc.get(f"/studies/{study}")["Series"]
+    series = [orthanc.get(f"/series/{name}") for name in names]
+    (report,) = [item for item in series if item["MainDicomTags"]["Modality"] == "SR"]
     assert "research use only" in report["MainDicomTags"]["SeriesDescription"]
     if PLUGIN.exists():
-        found = orthanc.get(f"/dicom-web/studies/{STUDY}/series?Modality=SR")
-        assert [one["00080060"]["Value"] for one in found] == [["SR"]]
+        matches = orthanc.get(f"/dicom-web/studies/{STUDY}/series?Modality=SR")
+        assert [match["00080060"]["Value"] for match in matches] == [["SR"]]
         (instance,) = orthanc.get(f"/dicom-web/studies/{STUDY}/instances?Modality=SR")
         assert instance["00080016"]["Value"] == [REPORT]
     if (findscu := shutil.which("findscu")) is not None:

@@ -1,4 +1,4 @@
-"""A series that makes a library fail is set aside; the others, and the node, go on."""
+"""A series on which a library fails is set aside. The node continues with the others."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ SECRET = "Secret^Name"
 
 @pytest.fixture
 def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    """A node with a spool and ports, whose threads a test takes the place of."""
-    monkeypatch.setattr("clinreadnet.node.node._PAUSE", 0.0)
+    """Return a node with a spool and ports, without threads."""
+    monkeypatch.setattr("clinreadnet.node.node.PAUSE_SECONDS", 0.0)
     with Node(
         NodeConfig(
             title="CLINREADNET",
@@ -67,16 +67,16 @@ def series() -> Callable[..., Dataset]:
 
 
 def put(spool: Spool, *slices: Dataset) -> str:
-    """Add objects as the port does; return the name of their series."""
+    """Add objects as the receiver does; return the name of their series."""
     for ds in slices:
         buffer = io.BytesIO()
         ds.save_as(buffer, enforce_file_format=True)
         content = buffer.getvalue()
         with spool.incoming(len(content)) as path:
             path.write_bytes(content)
-            found = inspect(path, ds.SOPClassUID, ds.SOPInstanceUID, resample=False)
-            spool.add(replace(found, expected=None), path, len(content))
-    return found.series[:12]
+            ref = inspect(path, ds.SOPClassUID, ds.SOPInstanceUID, resample=False)
+            spool.add(replace(ref, expected=None), path, len(content))
+    return ref.series[:12]
 
 
 def states(spool: Spool) -> list[str]:
@@ -85,11 +85,11 @@ def states(spool: Spool) -> list[str]:
 
 
 def made(spool: Spool) -> dict[int, list[str]]:
-    """The kinds of objects of each series."""
-    found: dict[int, list[str]] = {}
+    """Return the kinds of objects of each series."""
+    kinds: dict[int, list[str]] = {}
     for row, kind in spool.database.execute("SELECT series, kind FROM outgoing ORDER BY kind"):
-        found.setdefault(row, []).append(kind)
-    return found
+        kinds.setdefault(row, []).append(kind)
+    return kinds
 
 
 def broken(*arguments: Any, **options: Any) -> Any:
@@ -98,7 +98,7 @@ def broken(*arguments: Any, **options: Any) -> Any:
 
 @contextmanager
 def fault_at(number: int, error: type[Exception]) -> Iterator[list[str]]:
-    """Let a call in the worker's code raise; yield the names of the functions that it calls.
+    """Make a call in the worker's code raise; yield the names of the functions that it calls.
 
     A call is counted once, however often its line runs.
     """
@@ -175,15 +175,15 @@ def test_a_series_that_is_aside_has_a_folder_a_reason_and_a_count(
     monkeypatch.setattr(structured_report, "write_reports", broken)
     name = put(node.spool, series(0), series(0, ImagePositionPatient=[0, 0, 5]))
     node.score_next(worker)
-    (one,) = list_aside(node.spool.folder)
-    assert (one.series, one.part, one.objects) == (name, 1, 2) and one.bytes > 10**6
-    assert one.reason.startswith("report: ValueError in node/test_set_aside.py:")
-    assert one.folder == node.spool.folder / "aside" / f"{name}-1"
-    assert len(list(one.folder.glob("*.dcm"))) == 2
-    assert SECRET in (one.folder / "reason.txt").read_text()  # beside the images that have it too
-    assert one.folder.stat().st_mode & 0o077 == 0
+    (entry,) = list_aside(node.spool.folder)
+    assert (entry.series, entry.part, entry.objects) == (name, 1, 2) and entry.bytes > 10**6
+    assert entry.reason.startswith("report: ValueError in node/test_set_aside.py:")
+    assert entry.folder == node.spool.folder / "aside" / f"{name}-1"
+    assert len(list(entry.folder.glob("*.dcm"))) == 2
+    assert SECRET in (entry.folder / "reason.txt").read_text()  # beside the images that have it too
+    assert entry.folder.stat().st_mode & 0o077 == 0
     log = capfd.readouterr().err
-    assert f"series {name}: set aside ({one.reason})" in log and SECRET not in log
+    assert f"series {name}: set aside ({entry.reason})" in log and SECRET not in log
     assert node.spool.counts()["aside"] == 1 and node.spool.quota.objects == 2
     outcomes = {
         sample.labels["outcome"]: sample.value
@@ -205,8 +205,8 @@ def test_a_map_that_fails_keeps_no_report_back_and_is_made_later(
         node.score_next(worker)
     assert states(spool) == ["aside"] and made(spool) == {1: ["report"]}
     (report,) = spool.due(5)
-    (one,) = change(spool.folder, ["all"], "retry")
-    assert one.reason.startswith("map: ValueError in ")
+    (entry,) = change(spool.folder, ["all"], "retry")
+    assert entry.reason.startswith("map: ValueError in ")
     node.score_next(worker)
     assert states(spool) == ["done"] and made(spool) == {1: ["map", "report"]}
     assert spool.due(5)[0] == report
@@ -229,7 +229,7 @@ def test_memory_that_is_full_five_times_sets_a_series_aside(
 
 
 def restart(node: Node) -> Spool:
-    """Open the spool again, as the next process does; nothing has waited for its pause."""
+    """Open the spool again, as the next process does, without waiting for a pause."""
     again = Spool(node.spool.folder, most_bytes=10**9, most_objects=10**4)
     again.database.execute("UPDATE series SET due = 0")
     return again
@@ -252,8 +252,8 @@ def test_a_series_that_ends_the_process_twice_is_set_aside(
             assert claimed is not None
             last.score(claimed)
         assert states(third) == ["aside", "done"]
-        (one,) = list_aside(third.folder)
-        assert one.series == name and "process ended 2 times in a row" in one.reason
+        (entry,) = list_aside(third.folder)
+        assert entry.series == name and "process ended 2 times in a row" in entry.reason
         assert f"series {name}: set aside (the process ended" in capfd.readouterr().err
         change(third.folder, ["all"], "retry")
         claimed = third.claim(0)
@@ -299,7 +299,7 @@ def test_a_node_that_is_stopped_while_it_scores_counts_as_no_death(
         raise SessionClosed("closed")
 
     monkeypatch.setattr(work, "score_slices", wait)
-    monkeypatch.setattr("clinreadnet.node.node._STOP", 0.1)
+    monkeypatch.setattr("clinreadnet.node.node.STOP_SECONDS", 0.1)
     put(node.spool, series(0))
     node.start(session)
     assert begun.wait(60)
@@ -314,7 +314,7 @@ def test_a_node_that_is_stopped_while_it_scores_counts_as_no_death(
 def aside(
     node: Node, worker: Worker, series: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> tuple[str, str]:
-    """Two series that are aside, and their names."""
+    """Return the names of two series that are set aside."""
     names = []
     with monkeypatch.context() as patch:
         patch.setattr(structured_report, "write_reports", broken)
@@ -332,10 +332,10 @@ def command(node: Node, *options: str) -> Any:
 def test_the_command_lists_what_is_aside(node: Node, aside: tuple[str, str]) -> None:
     done = command(node, "--json")
     listed = json.loads(done.stdout)["aside"]
-    assert [one["series"] for one in listed] == list(aside)
+    assert [entry["series"] for entry in listed] == list(aside)
     lines = command(node).stdout.splitlines()
-    for line, one in zip(lines, listed, strict=False):
-        assert line.startswith(f"{one['series']}: 1 object, 0.5 MiB, since {one['last']}: report: ")
+    for line, row in zip(lines, listed, strict=False):
+        assert line.startswith(f"{row['series']}: 1 object, 0.5 MiB, since {row['last']}: report: ")
     assert SECRET not in "".join(lines) + done.stdout
 
 
@@ -369,7 +369,7 @@ def test_a_name_that_is_not_aside_and_a_folder_that_is_no_spool_are_refused(
     assert isinstance(done.exception, InputError) and "not a spool" in str(done.exception)
 
 
-def test_nothing_aside_is_said(node: Node) -> None:
+def test_an_empty_list_of_series_aside_is_reported(node: Node) -> None:
     assert command(node).stdout == "no series is set aside\n"
 
 

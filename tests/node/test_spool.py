@@ -1,4 +1,4 @@
-"""The spool: what is complete, what survives, and what fits."""
+"""The spool: complete series, restarts, and limits on its size."""
 
 from __future__ import annotations
 
@@ -156,13 +156,13 @@ def test_a_known_object_is_kept_once_and_another_under_its_uid_is_refused(spool:
 def test_what_was_added_is_there_after_the_process_ends_at_any_step(
     tmp_path: Path, clock: Clock
 ) -> None:
-    """Leave the spool without closing it; the lock is given up as at the end of a process."""
+    """Open the spool again without closing it. The lock is released as at the end of a process."""
     folder = tmp_path / "spool"
 
     def reopen(spool: Spool) -> Spool:
         import os
 
-        os.close(spool._lock)
+        os.close(spool.lock)
         return open_spool(folder)
 
     spool = open_spool(folder)
@@ -190,7 +190,7 @@ def test_what_was_added_is_there_after_the_process_ends_at_any_step(
     spool.close()
 
 
-def test_a_series_whose_scoring_ends_the_process_is_tried_ever_more_rarely(
+def test_a_series_whose_scoring_ends_the_process_is_retried_less_often(
     spool: Spool, clock: Clock
 ) -> None:
     add(spool, "a")
@@ -233,9 +233,7 @@ def test_it_is_full_by_objects_by_bytes_and_by_the_disk(
     assert files(spool, "objects") == 0
 
 
-def test_what_is_old_is_forgotten_and_what_could_not_be_sent_is_named(
-    spool: Spool, clock: Clock
-) -> None:
+def test_old_series_are_forgotten_and_unsent_objects_are_named(spool: Spool, clock: Clock) -> None:
     series = claimed(spool, clock)
     make(spool, series)
     clock.now += 29 * 86400
@@ -249,8 +247,8 @@ def test_what_is_old_is_forgotten_and_what_could_not_be_sent_is_named(
 def test_a_refused_object_waits(spool: Spool, clock: Clock) -> None:
     series = claimed(spool, clock)
     make(spool, series)
-    (one,) = spool.due(5)
-    spool.postpone(one, 60)
+    (item,) = spool.due(5)
+    spool.postpone(item, 60)
     assert spool.due(5) == [] and spool.waiting()[0] == 1
     clock.now += 61
     assert spool.due(5)[0].attempts == 1
@@ -287,5 +285,5 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         open_spool(tmp_path)
 
 
-def test_nobody_else_may_read_it(spool: Spool) -> None:
+def test_other_users_cannot_read_the_spool(spool: Spool) -> None:
     assert spool.folder.stat().st_mode & 0o077 == 0

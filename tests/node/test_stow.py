@@ -1,4 +1,4 @@
-"""Reports go to a DICOMweb service: what it gets, and what happens when it takes nothing."""
+"""Sending reports to a DICOMweb service, and services that do not accept them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def service() -> Iterator[DicomWebService]:
 
 @pytest.fixture
 def item(tmp_path: Path) -> Outgoing:
-    """An object of more than a chunk, whose bytes look like the end of a part here and there."""
+    """Return an object of more than a chunk that contains bytes of a part's end."""
     ds = make_ct(noise(), SOPClassUID=REPORT)
     ds.PixelData = (b"\r\n--\r\n\r\n" + bytes(range(256))) * 12000
     ds.save_as(tmp_path / "report.dcm", enforce_file_format=True)
@@ -105,7 +105,7 @@ def test_an_object_arrives_byte_for_byte(service: DicomWebService, item: Outgoin
 def test_each_object_is_a_request(service: DicomWebService, item: Outgoing) -> None:
     service.answers = [(200, STORED, {}), (409, failed(0xC000), {}), (200, STORED, {})]
     outcomes = [refusal for _, refusal in Stow(DicomWeb(base(service)), None).store([item] * 3)]
-    assert [one is None for one in outcomes] == [True, False, True]
+    assert [outcome is None for outcome in outcomes] == [True, False, True]
 
 
 def test_credentials_are_sent_and_not_shown(service: DicomWebService, item: Outgoing) -> None:
@@ -186,7 +186,7 @@ def test_a_service_that_is_not_there(item: Outgoing) -> None:
 def test_a_service_that_gives_no_answer(
     item: Outgoing, monkeypatch: pytest.MonkeyPatch, says: bytes | None, reason: str
 ) -> None:
-    monkeypatch.setattr(stow, "_SECONDS", 0.5)
+    monkeypatch.setattr(stow, "IDLE_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -220,8 +220,8 @@ def test_a_service_that_gives_no_answer(
 def test_a_service_that_answers_byte_by_byte_is_cut_off(
     item: Outgoing, monkeypatch: pytest.MonkeyPatch, scheme: str, says: bytes
 ) -> None:
-    monkeypatch.setattr(stow, "_EXCHANGE_SECONDS", 1.0)
-    monkeypatch.setattr(stow, "_LEAST_RATE", 1e12)
+    monkeypatch.setattr(stow, "EXCHANGE_SECONDS", 1.0)
+    monkeypatch.setattr(stow, "LEAST_RATE", 1e12)
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:

@@ -1,4 +1,4 @@
-"""TLS on both sides: who gets in, and what an expired certificate does."""
+"""TLS in both directions: accepted peers, and expired certificates."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def secure_pacs(authority: Authority) -> Iterator[Pacs]:
 
 
 def unchecked_client(files: TlsFiles) -> ssl.SSLContext:
-    """A client that shows a certificate which this side would not use itself."""
+    """Return a client that sends its certificate without checking it."""
     context = ssl.create_default_context(cafile=str(files.authority))
     context.load_cert_chain(files.certificate, files.key)
     return context

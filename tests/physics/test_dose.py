@@ -61,9 +61,9 @@ def test_aapm_204_overestimates_the_dose_of_a_small_head_by_up_to_12_percent() -
 )
 def test_size_specific_dose(diameter: float, phantom: float, factor: float) -> None:
     acquisition = Acquisition(ctdi_vol_mgy=10.0, ctdi_phantom_cm=phantom)
-    found = with_dose(SliceFigures(water_diameter_cm=diameter), acquisition)
-    assert found.ssde_mgy == pytest.approx(10 * factor, abs=0.06)
-    assert found.missing == ""
+    figures = with_dose(SliceFigures(water_diameter_cm=diameter), acquisition)
+    assert figures.ssde_mgy == pytest.approx(10 * factor, abs=0.06)
+    assert figures.missing == ""
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_size_specific_dose(diameter: float, phantom: float, factor: float) -> N
 def test_a_slice_without_size_specific_dose_says_why(
     diameter: float | None, acquisition: Acquisition, reason: str
 ) -> None:
-    found = with_dose(SliceFigures(water_diameter_cm=diameter, missing="a: b"), acquisition)
-    assert found.ssde_mgy is None
-    assert found.missing.startswith(f"a: b; ssde_mgy: {reason}")
+    figures = with_dose(SliceFigures(water_diameter_cm=diameter, missing="a: b"), acquisition)
+    assert figures.ssde_mgy is None
+    assert figures.missing.startswith(f"a: b; ssde_mgy: {reason}")
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_the_part_and_the_phantom_choose_the_conversion(
     part: str, phantom: float, name: str, factor: float
 ) -> None:
     acquisition = Acquisition(ctdi_vol_mgy=50.0, ctdi_phantom_cm=phantom)
-    found = with_dose(SliceFigures(water_diameter_cm=17.0), acquisition, part)
-    assert found.ssde_conversion == name and found.missing == ""
-    assert found.ssde_mgy == pytest.approx(50 * factor)
-    assert figure_lines([(found, "")]) == [f"SSDE by {name} (1 of 1)."]
+    figures = with_dose(SliceFigures(water_diameter_cm=17.0), acquisition, part)
+    assert figures.ssde_conversion == name and figures.missing == ""
+    assert figures.ssde_mgy == pytest.approx(50 * factor)
+    assert figure_lines([(figures, "")]) == [f"SSDE by {name} (1 of 1)."]
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_the_part_and_the_phantom_choose_the_conversion(
 )
 def test_a_part_without_a_conversion_has_no_dose(part: str, phantom: float, reason: str) -> None:
     acquisition = Acquisition(ctdi_vol_mgy=50.0, ctdi_phantom_cm=phantom)
-    found = with_dose(SliceFigures(water_diameter_cm=17.0), acquisition, part)
-    assert found.ssde_mgy is None and found.ssde_conversion is None
-    assert found.missing == f"ssde_mgy: {reason}"
+    figures = with_dose(SliceFigures(water_diameter_cm=17.0), acquisition, part)
+    assert figures.ssde_mgy is None and figures.ssde_conversion is None
+    assert figures.missing == f"ssde_mgy: {reason}"
 
 
 @pytest.mark.skipif(

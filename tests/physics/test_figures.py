@@ -1,4 +1,4 @@
-"""Figures of a slice, on phantoms whose figures are known and by an implementation of its own."""
+"""Figures of slices, on phantoms with known figures and by a second implementation."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ Image = NDArray[np.float32]
 def test_window_sums_are_those_of_every_window(side: int) -> None:
     image = np.random.default_rng(side).normal(0, 9, (40, 60)).astype(np.float32)
     windows = np.lib.stride_tricks.sliding_window_view(image, (side, side))
-    found = window_sums(image, side)
-    np.testing.assert_allclose(found, windows.sum(axis=(2, 3)), atol=1e-3)
+    sums = window_sums(image, side)
+    np.testing.assert_allclose(sums, windows.sum(axis=(2, 3)), atol=1e-3)
 
 
 def water(wide: float, tall: float, *, hu: float = 0, at: tuple[float, float] = (0, 0)) -> Image:
@@ -52,8 +52,8 @@ def padded(hu: Image, radius: float = 256) -> Image:
 @pytest.mark.parametrize("sigma", [2, 5, 12, 30, 60, 120])
 def test_the_noise_of_a_water_disc(sigma: float, radius: float, pixel_mm: float | None) -> None:
     for seed, level in enumerate((0, 20, 60)):
-        found = measure_figures(noisy(water(radius, radius, hu=level), sigma, seed), pixel_mm)
-        assert found.noise_hu == pytest.approx(sigma, rel=0.03)
+        figures = measure_figures(noisy(water(radius, radius, hu=level), sigma, seed), pixel_mm)
+        assert figures.noise_hu == pytest.approx(sigma, rel=0.03)
 
 
 def test_the_side_of_the_noise_kernel_is_near_6_mm() -> None:
@@ -90,9 +90,9 @@ def test_the_diameter_of_an_ellipse(
     area = math.pi * wide * tall * pixel_mm**2 / 100  # cm2
     expected = 2 * math.sqrt((level / 1000 + 1) * area / math.pi)
     for sigma in (0, 40):
-        found = measure_figures(noisy(water(wide, tall, hu=level), sigma), pixel_mm)
-        assert found.water_diameter_cm == pytest.approx(expected, rel=0.01)
-        assert found.cut == 0
+        figures = measure_figures(noisy(water(wide, tall, hu=level), sigma), pixel_mm)
+        assert figures.water_diameter_cm == pytest.approx(expected, rel=0.01)
+        assert figures.cut == 0
 
 
 def test_lungs_bone_and_arms_count_by_their_density() -> None:
@@ -100,8 +100,8 @@ def test_lungs_bone_and_arms_count_by_their_density() -> None:
     arms = sum(water(30, 40, at=(side * 205, 0)) + 1000 for side in (-1, 1))
     expected = [(150 * 100 - 0.8 * 40 * 60 + 1.2 * 20 * 20) ** 0.5]
     expected.append((expected[0] ** 2 + 2 * 30 * 40) ** 0.5)
-    found = [measure_figures(image, 1.0).water_diameter_cm for image in (hu, hu + arms)]
-    assert found == [pytest.approx(2 * side / 10, rel=0.01) for side in expected]
+    diameters = [measure_figures(image, 1.0).water_diameter_cm for image in (hu, hu + arms)]
+    assert diameters == [pytest.approx(2 * side / 10, rel=0.01) for side in expected]
 
 
 def test_a_table_does_not_count() -> None:
@@ -113,9 +113,9 @@ def test_a_table_does_not_count() -> None:
     hollow[408:472, 68:442] = -1000
     without = measure_figures(body, 0.7).water_diameter_cm
     for slice_ in (table, hollow):
-        found = measure_figures(slice_, 0.7)
-        assert found.water_diameter_cm == pytest.approx(without, rel=0.01)
-        assert found.cut == 0
+        figures = measure_figures(slice_, 0.7)
+        assert figures.water_diameter_cm == pytest.approx(without, rel=0.01)
+        assert figures.cut == 0
 
 
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.5])
@@ -124,10 +124,10 @@ def test_the_share_of_a_circular_field_that_cuts_the_body(share: float) -> None:
     angle = math.pi / 2 * share
     wide = 1000.0  # so that they cross steeply
     tall = math.sin(angle) / math.sqrt(1 / 256**2 - (math.cos(angle) / wide) ** 2)
-    found = measure_figures(padded(noisy(water(wide, tall, hu=40), 10)), 0.7)
-    assert found.cut == pytest.approx(share, abs=0.02)
-    assert (found.water_diameter_cm is None) == (share > 0.1)
-    assert ("water_diameter_cm: the field cuts the body" in found.missing) == (share > 0.1)
+    figures = measure_figures(padded(noisy(water(wide, tall, hu=40), 10)), 0.7)
+    assert figures.cut == pytest.approx(share, abs=0.02)
+    assert (figures.water_diameter_cm is None) == (share > 0.1)
+    assert ("water_diameter_cm: the field cuts the body" in figures.missing) == (share > 0.1)
 
 
 def test_the_share_of_a_square_field_and_of_none() -> None:
@@ -144,14 +144,14 @@ def test_a_body_in_clipped_air_is_not_cut() -> None:
 def test_air_and_fat_are_means_of_pure_material() -> None:
     hu = noisy(abdomen(), 20)
     hu[hu < -800] += 12  # an error of the scale in air
-    found = measure_figures(padded(hu), 0.75)
-    assert found.air_hu == pytest.approx(-988, abs=1)
-    assert found.fat_hu == pytest.approx(-100, abs=1)
+    figures = measure_figures(padded(hu), 0.75)
+    assert figures.air_hu == pytest.approx(-988, abs=1)
+    assert figures.fat_hu == pytest.approx(-100, abs=1)
 
 
 def test_padding_is_not_air() -> None:
-    found = measure_figures(abdomen(), 0.75)  # air of exactly -1000 HU around the body
-    assert found.air_hu is None and "air_hu: no air around the body" in found.missing
+    figures = measure_figures(abdomen(), 0.75)  # air of exactly -1000 HU around the body
+    assert figures.air_hu is None and "air_hu: no air around the body" in figures.missing
 
 
 def streaked(hu: Image, amplitude: float, degrees: float) -> Image:
@@ -168,11 +168,11 @@ def streaked(hu: Image, amplitude: float, degrees: float) -> Image:
 def test_streaks_separate_from_noise(sigma: float, degrees: float) -> None:
     disc = water(190, 190, hu=50)
     without = measure_figures(noisy(disc, sigma), 0.7).streak_hu
-    found = measure_figures(noisy(streaked(disc, sigma, degrees), sigma), 0.7)
+    figures = measure_figures(noisy(streaked(disc, sigma, degrees), sigma), 0.7)
     assert without is not None and without < 0.06 * sigma
-    assert found.streak_hu is not None and found.streak_hu > 0.25 * sigma
-    assert found.streak_deg is not None
-    apart = abs(found.streak_deg - degrees)
+    assert figures.streak_hu is not None and figures.streak_hu > 0.25 * sigma
+    assert figures.streak_deg is not None
+    apart = abs(figures.streak_deg - degrees)
     assert min(apart, 180 - apart) <= 7.5
 
 
@@ -260,9 +260,9 @@ def own_diameter(hu: Image, pixel_mm: float) -> float:
 @pytest.mark.parametrize("draw", [abdomen, abdomen_with_arms])
 def test_an_implementation_of_its_own_agrees(draw: Callable[[], Image], sigma: float) -> None:
     hu = noisy(draw(), sigma)
-    found = measure_figures(hu, 0.75)
-    assert found.noise_hu == pytest.approx(own_noise(hu, 0.75), rel=0.04)
-    assert found.water_diameter_cm == pytest.approx(own_diameter(hu, 0.75), rel=0.01)
+    figures = measure_figures(hu, 0.75)
+    assert figures.noise_hu == pytest.approx(own_noise(hu, 0.75), rel=0.04)
+    assert figures.water_diameter_cm == pytest.approx(own_diameter(hu, 0.75), rel=0.01)
 
 
 REAL = pytest.mark.skipif(
@@ -277,10 +277,10 @@ def test_an_implementation_of_its_own_agrees_on_real_slices(folder: str) -> None
     for ref in find_slices([Path(os.environ["CLINREADNET_REAL_DATA"]) / folder]):
         hu, pixel_mm = ref.load(), ref.loaded_mm
         assert pixel_mm is not None
-        found = measure_figures(hu, pixel_mm)
-        assert found.noise_hu == pytest.approx(own_noise(hu, pixel_mm), rel=0.15), ref.name
-        if found.water_diameter_cm is not None and found.cut == 0:
-            assert found.water_diameter_cm == pytest.approx(
+        figures = measure_figures(hu, pixel_mm)
+        assert figures.noise_hu == pytest.approx(own_noise(hu, pixel_mm), rel=0.15), ref.name
+        if figures.water_diameter_cm is not None and figures.cut == 0:
+            assert figures.water_diameter_cm == pytest.approx(
                 own_diameter(hu, pixel_mm), rel=0.015
             ), ref.name
 
@@ -288,9 +288,9 @@ def test_an_implementation_of_its_own_agrees_on_real_slices(folder: str) -> None
 @REAL
 def test_real_slices_have_plausible_figures() -> None:
     for ref in find_slices([Path(os.environ["CLINREADNET_REAL_DATA"]) / "tcga"]):
-        found = measure_figures(ref.load(), ref.loaded_mm)
-        assert found.noise_hu is not None and 4 < found.noise_hu < 60, ref.name
-        assert found.air_hu is not None and -1010 < found.air_hu < -930, ref.name
+        figures = measure_figures(ref.load(), ref.loaded_mm)
+        assert figures.noise_hu is not None and 4 < figures.noise_hu < 60, ref.name
+        assert figures.air_hu is not None and -1010 < figures.air_hu < -930, ref.name
 
 
 def test_the_time_of_a_slice() -> None:
@@ -305,6 +305,6 @@ def test_the_time_of_a_slice() -> None:
 
 
 def test_figures_are_plain_numbers() -> None:
-    found = measure_figures(noisy(abdomen(), 20), 0.75)
-    assert all(type(value) in (float, str, type(None)) for value in vars(found).values())
-    assert replace(found, ssde_mgy=1.0) != found
+    figures = measure_figures(noisy(abdomen(), 20), 0.75)
+    assert all(type(value) in (float, str, type(None)) for value in vars(figures).values())
+    assert replace(figures, ssde_mgy=1.0) != figures

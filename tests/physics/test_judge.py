@@ -85,15 +85,15 @@ def test_simulated_scans_are_told_from_denoised_copies() -> None:
     for anatomy in (1001, 1002):
         simulated = simulate_anatomy(4, anatomy)
         pixel_mm = simulated.clean.pixel_mm
-        for made in (one.made for one in simulated.slices):
-            figures = measure_figures(made.hu, pixel_mm)
-            photons = made.exposure * made.views / pixel_mm  # for each mm of the detector
+        for scan in (s.made for s in simulated.slices):
+            figures = measure_figures(scan.hu, pixel_mm)
+            photons = scan.exposure * scan.views / pixel_mm  # for each mm of the detector
             dose = photons / 5.6e7 / 5
             acquisition = Acquisition(ctdi_vol_mgy=dose, ctdi_phantom_cm=32.0, thickness_mm=5.0)
-            named[made.denoiser is not None].append("denoised" in remark(figures, acquisition, 2.0))
-            if made.denoiser is None:  # the simulator's own truth
+            named[scan.denoiser is not None].append("denoised" in remark(figures, acquisition, 2.0))
+            if scan.denoiser is None:  # the simulator's own truth
                 assert figures.noise_hu is not None
-                truth = math.hypot(made.noise_hu, made.streak_hu)
+                truth = math.hypot(scan.noise_hu, scan.streak_hu)
                 assert 0.5 < figures.noise_hu / truth < 1.1
     assert sum(named[False]) == 0
     assert sum(named[True]) >= len(named[True]) / 2

@@ -32,8 +32,8 @@ DRAWN = {
 def test_the_diameter_of_drawn_slices(kind: str) -> None:
     pixel_mm, diameter_cm = DRAWN[kind]
     hu = np.rint(getattr(drawn_regions, kind)()).astype(np.float32)
-    found = measure_figures(hu, pixel_mm)
-    assert found.water_diameter_cm == pytest.approx(diameter_cm, rel=0.002)
+    figures = measure_figures(hu, pixel_mm)
+    assert figures.water_diameter_cm == pytest.approx(diameter_cm, rel=0.002)
 
 
 @pytest.mark.parametrize(("sigma", "noise_hu"), [(5, 5.026), (15, 14.957), (40, 39.998)])
@@ -41,8 +41,8 @@ def test_the_noise_of_a_disc_of_water(sigma: int, noise_hu: float) -> None:
     y, x = np.indices((512, 512)) - 255.5
     disc = np.where(np.hypot(x, y) < 190, 20.0, -1000.0)
     hu = np.rint(disc + np.random.default_rng(sigma).normal(0, sigma, disc.shape))
-    found = measure_figures(hu.astype(np.float32), 0.8)
-    assert found.noise_hu == pytest.approx(noise_hu, rel=0.03)
+    figures = measure_figures(hu.astype(np.float32), 0.8)
+    assert figures.noise_hu == pytest.approx(noise_hu, rel=0.03)
 
 
 SCANNED = {
@@ -70,5 +70,5 @@ SCANNED = {
 @pytest.mark.parametrize("name", SCANNED)
 def test_the_diameter_of_real_slices(name: str) -> None:
     (ref,) = find_slices([Path(os.environ["CLINREADNET_REAL_DATA"]) / name])
-    found = measure_figures(ref.load(), ref.loaded_mm)
-    assert found.water_diameter_cm == pytest.approx(SCANNED[name], rel=0.01)
+    figures = measure_figures(ref.load(), ref.loaded_mm)
+    assert figures.water_diameter_cm == pytest.approx(SCANNED[name], rel=0.01)

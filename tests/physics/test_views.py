@@ -1,4 +1,4 @@
-"""Streaks of few views: seen in scans of few views, and in nothing else."""
+"""Streaks of few views are detected in scans of few views, and nowhere else."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ def scanned(hu: Image, views: int, photons: float, pixel_mm: float) -> Image:
 @pytest.mark.parametrize("photons", [1e7, 2e5])
 @pytest.mark.parametrize("views", [60, 120, 240, 720])
 def test_the_views_of_a_simulated_scan_are_counted(views: int, photons: float) -> None:
-    found = measure_figures(scanned(abdomen(), views, photons, 0.75), 0.75)
-    assert found.view_share is not None
+    figures = measure_figures(scanned(abdomen(), views, photons, 0.75), 0.75)
+    assert figures.view_share is not None
     if views == 720:
-        assert (found.views, found.view_share) == (0, 0)
+        assert (figures.views, figures.view_share) == (0, 0)
     else:
-        assert found.views == views and 0.05 < found.view_share < 1
-        assert figure_lines([(found, "")])[0] == (
+        assert figures.views == views and 0.05 < figures.view_share < 1
+        assert figure_lines([(figures, "")])[0] == (
             f"1 of 1 slice: streaks of few views, {views} over half a turn."
         )
-        assert describe(found).endswith(f", streaks of {views} views")
+        assert describe(figures).endswith(f", streaks of {views} views")
 
 
 @pytest.mark.parametrize("change", ["moved", "mirrored", "transposed", "clipped", "rounded to 4"])
@@ -99,32 +99,32 @@ def fan_beam_scan(hu: Image, sources: int, pixel_mm: float) -> Image:
         filtered = np.fft.irfft(np.fft.rfft(rays, 2048) * response)[: len(angles)] * step
         across = x * math.cos(source) + y * math.sin(source)
         depth = far + x * math.sin(source) - y * math.cos(source)
-        seen = np.interp(np.arctan2(across, depth), angles, filtered)
-        image += seen / (across**2 + depth**2)
+        projection = np.interp(np.arctan2(across, depth), angles, filtered)
+        image += projection / (across**2 + depth**2)
     image *= 2 * math.pi / sources * 1000 / (scan.MU_WATER_PER_MM * pixel_mm)
     return np.asarray(np.rint(image - 1000), np.float32)
 
 
 def test_few_sources_of_a_fan_beam_are_seen_too() -> None:
     hu = abdomen()
-    found = fan_beam_scan(hu, 180, 0.75)
+    image = fan_beam_scan(hu, 180, 0.75)
     tissue = slice(230, 280)
-    assert found[tissue, tissue].mean() == pytest.approx(hu[tissue, tissue].mean(), abs=10)
-    assert measure_figures(found, 0.75).views == 180
+    assert image[tissue, tissue].mean() == pytest.approx(hu[tissue, tissue].mean(), abs=10)
+    assert measure_figures(image, 0.75).views == 180
 
 
 @pytest.mark.parametrize("sigma", [0, 5, 30, 100])
 def test_noise_and_anatomy_have_no_views(sigma: float) -> None:
     for pixel_mm in (0.4, 0.75, 0.98):
-        found = measure_figures(noisy(abdomen(), sigma), pixel_mm)
-        assert (found.views, found.view_share) == (0, 0)
+        figures = measure_figures(noisy(abdomen(), sigma), pixel_mm)
+        assert (figures.views, figures.view_share) == (0, 0)
 
 
 def test_pixels_that_are_too_large_for_the_band() -> None:
     hu = noisy(abdomen(), 20)
     assert find_views(hu, 1.7) is not None and find_views(hu, 2.0) is None
-    found = measure_figures(hu, 2.0)
-    assert found.views is None and "views: the pixels are too large" in found.missing
+    figures = measure_figures(hu, 2.0)
+    assert figures.views is None and "views: the pixels are too large" in figures.missing
 
 
 @pytest.mark.skipif(

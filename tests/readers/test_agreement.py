@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy import stats
+from support.command import run_command
 from support.score_files import write_csv, write_json
 from support.site_readers import site, widened, write_grades
-from typer.testing import CliRunner
 
-from clinreadnet.cli import app
 from clinreadnet.errors import InputError
 from clinreadnet.readers.agreement import agree
 from clinreadnet.readers.agreement_table import print_agreement
 from clinreadnet.readers.labels import Scale
 from clinreadnet.scoring.estimate import FEWEST
 from clinreadnet.spec import RESEARCH_USE
+
+run = partial(run_command, "agree")
 
 
 @pytest.fixture
@@ -31,15 +33,8 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return write_grades(tmp_path / "site.csv", grades), write_csv(tmp_path / "scores.csv", scores)
 
 
-def run(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, ["agree", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
 def changed(folder: Path, change: Any, **options: Any) -> tuple[Path, Path]:
-    """Files of a site whose rows of grades are changed."""
+    """Write the files of a site, with changed rows of grades."""
     grades, scores = site(**options)
     rows = [new for new in map(change, grades) if new is not None]
     return write_grades(folder / "a.csv", rows), write_csv(folder / "b.csv", scores)
@@ -79,7 +74,7 @@ def test_another_scale_changes_no_agreement(tmp_path: Path) -> None:
     rows = write_csv(tmp_path / "s.csv", scores)
     plain = agree(write_grades(tmp_path / "a.csv", grades), rows)
     for scale in (Scale(1, 5), Scale(5, 1)):
-        moved = [one | {"grade": scale.of_score(int(one["grade"]))} for one in grades]
+        moved = [row | {"grade": scale.of_score(int(row["grade"]))} for row in grades]
         other = agree(write_grades(tmp_path / "b.csv", moved), rows, scale)
         for name in plain.among:
             assert other.among[name] == pytest.approx(plain.among[name])
@@ -93,7 +88,7 @@ def test_intervals_over_patients_are_wider_than_over_slices(tmp_path: Path) -> N
     grades, scores = site(patients=15, slices=8)
     rows = write_csv(tmp_path / "s.csv", scores)
     patients = agree(write_grades(tmp_path / "a.csv", grades), rows)
-    unnamed = [{k: v for k, v in one.items() if k != "patient"} for one in grades]
+    unnamed = [{k: v for k, v in row.items() if k != "patient"} for row in grades]
     slices = agree(write_grades(tmp_path / "b.csv", unnamed), rows)
     assert (patients.clusters, slices.clusters) == (15, 120)
     wide, narrow = (r.among["icc"]["high"] - r.among["icc"]["low"] for r in (patients, slices))
@@ -103,10 +98,10 @@ def test_intervals_over_patients_are_wider_than_over_slices(tmp_path: Path) -> N
 
 
 def test_groups_need_enough_patients(tmp_path: Path) -> None:
-    def change(one: dict[str, Any]) -> dict[str, Any]:
-        patient = int(one["patient"][1:])
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        patient = int(row["patient"][1:])
         few = "rare" if patient < FEWEST - 1 else "routine"
-        return one | {"protocol": few, "size": f"{20 + patient}"}
+        return row | {"protocol": few, "size": f"{20 + patient}"}
 
     result = agree(*changed(tmp_path, change, patients=24))
     groups = {(group.by, group.name): group for group in result.groups}
@@ -121,14 +116,14 @@ def test_groups_need_enough_patients(tmp_path: Path) -> None:
 
 
 def test_few_patients_have_no_intervals(tmp_path: Path) -> None:
-    result = agree(*changed(tmp_path, lambda one: one, patients=FEWEST - 1))
+    result = agree(*changed(tmp_path, lambda row: row, patients=FEWEST - 1))
     assert all(np.isnan(v["low"]) for v in (*result.among.values(), *result.score.values()))
     assert f"fewer than {FEWEST} patients: no intervals" in result.notes
 
 
 def test_readers_who_graded_different_slices(tmp_path: Path) -> None:
-    def apart(one: dict[str, Any]) -> dict[str, Any] | None:
-        return one if (int(one["slice"][-5]) == 0) == (one["reader"] == "A") else None
+    def apart(row: dict[str, Any]) -> dict[str, Any] | None:
+        return row if (int(row["slice"][-5]) == 0) == (row["reader"] == "A") else None
 
     result = agree(*changed(tmp_path, apart, readers=2))
     assert "no two readers graded the same slice: no agreement among readers" in result.notes
@@ -138,13 +133,13 @@ def test_readers_who_graded_different_slices(tmp_path: Path) -> None:
 
 
 def test_a_single_reader_and_a_reader_of_one_grade(tmp_path: Path) -> None:
-    alone = agree(*changed(tmp_path, lambda one: one, readers=1))
+    alone = agree(*changed(tmp_path, lambda row: row, readers=1))
     assert "a single reader: no agreement among readers" in alone.notes
     assert (alone.among, alone.reader) == ({}, {})
     text = printed(alone, 80)
     assert "Readers with each other" not in text and "a reader" not in text.replace("reader:", "")
     equal = agree(
-        *changed(tmp_path, lambda one: one | {"grade": 2} if one["reader"] == "B" else one)
+        *changed(tmp_path, lambda row: row | {"grade": 2} if row["reader"] == "B" else row)
     )
     assert "B gave every slice 2" in equal.notes
 
@@ -167,12 +162,13 @@ def test_the_table_fits_and_keeps_the_values(width: int, files: tuple[Path, Path
 
 def test_json_has_everything(files: tuple[Path, Path], tmp_path: Path) -> None:
     scores = write_json(tmp_path / "s.json", site(patients=24)[1], weights="ab12")
-    found = json.loads(run("--labels", files[0], "--scores", scores, "--json").stdout)
-    assert (found["slices"], found["clusters"], found["intervals_over"]) == (72, 24, "patients")
-    assert found["weights_sha256"] == "ab12" and found["research_use"] == RESEARCH_USE
-    assert set(found["among_readers"]) == {"kappa", "icc", "alpha"}
-    assert set(found["score_with_readers"]) == {"plcc", "srocc", "krocc", "mae", "kappa"}
-    assert len(found["pairs"]) == 6
+    document = json.loads(run("--labels", files[0], "--scores", scores, "--json").stdout)
+    assert (document["slices"], document["clusters"]) == (72, 24)
+    assert document["intervals_over"] == "patients"
+    assert document["weights_sha256"] == "ab12" and document["research_use"] == RESEARCH_USE
+    assert set(document["among_readers"]) == {"kappa", "icc", "alpha"}
+    assert set(document["score_with_readers"]) == {"plcc", "srocc", "krocc", "mae", "kappa"}
+    assert len(document["pairs"]) == 6
 
 
 class Tags(HTMLParser):
@@ -189,8 +185,8 @@ class Tags(HTMLParser):
 
 
 def test_the_page_is_whole_and_names_are_text(tmp_path: Path) -> None:
-    def change(one: dict[str, Any]) -> dict[str, Any]:
-        return one | {"reader": f"<script>{one['reader']}"}
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"reader": f"<script>{row['reader']}"}
 
     labels, scores = changed(tmp_path, change)
     run("--labels", labels, "--scores", scores, "--html", tmp_path / "page.html")

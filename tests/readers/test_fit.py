@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.command import run_command
 from support.score_files import write_csv, write_json
 from support.site_readers import WEIGHTS, site, write_grades
 from support.tiny_bundle import write_bundle
-from typer.testing import CliRunner
 
-from clinreadnet.cli import app
 from clinreadnet.errors import InputError
 from clinreadnet.readers.fit import Fit, fit_site_map
 from clinreadnet.readers.labels import Labels, Reading, Scale
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.scoring.site_map import read_site_map
+
+run = partial(run_command, "fit-site-map")
 
 
 def reading(
@@ -34,7 +36,7 @@ def reading(
 
 
 def fitted(noise: float, scale: Scale, seed: int = 0, patients: int = 60) -> Fit:
-    """Readers who grade the square of the score, on another scale."""
+    """Fit a map to readers who grade the square of the score, on another scale."""
     rng = np.random.default_rng(seed)
     whose = np.repeat(np.arange(patients), 4)
     score = np.clip(
@@ -58,7 +60,7 @@ def test_it_finds_a_known_map(scale: Scale) -> None:
 
 
 def test_the_cross_validated_error_is_that_of_new_patients() -> None:
-    """Not that of the slices that were fitted, which a step function can follow."""
+    """A step function can follow the fitted slices, but not those of new patients."""
     result = fitted(0.8, Scale())
     rng = np.random.default_rng(9)
     score = rng.uniform(0, 4, 20_000)
@@ -68,7 +70,7 @@ def test_the_cross_validated_error_is_that_of_new_patients() -> None:
 
 
 def test_slices_of_a_patient_are_in_one_part() -> None:
-    """Grades that are the patient's alone: other slices of the patient would predict them."""
+    """Grades depend on the patient alone, so other slices of the patient would predict them."""
     rng = np.random.default_rng(1)
     whose = np.repeat(np.arange(30), 10)
     score = np.repeat(rng.uniform(0, 4, 30), 10) + 1e-6 * np.tile(np.arange(10), 30)
@@ -87,25 +89,19 @@ def test_few_patients_and_grades_that_do_not_rise_are_refused() -> None:
         fit_site_map(reading(score, 4 - score[:, None]), WEIGHTS)
 
 
-def run(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, ["fit-site-map", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
 def test_the_command_writes_the_map(tmp_path: Path) -> None:
     grades, scores = site(patients=24)
     labels = write_grades(tmp_path / "site.csv", grades)
     document = write_json(tmp_path / "s.json", scores, weights=WEIGHTS)
     shown = run("--labels", labels, "--scores", document, "--out", tmp_path / "m.json").stdout
-    found = read_site_map(tmp_path / "m.json")
-    assert (found.weights_sha256, found.slices, found.patients) == (WEIGHTS, 72, 24)
+    fitted = read_site_map(tmp_path / "m.json")
+    assert (fitted.weights_sha256, fitted.slices, fitted.patients) == (WEIGHTS, 72, 24)
     assert "72 slices, 3 readers; 10-fold cross-validation over patients." in shown
-    assert f"{found.mae_before:.2f}" in shown and f"{found.mae_after:.2f}" in shown
+    assert f"{fitted.mae_before:.2f}" in shown and f"{fitted.mae_after:.2f}" in shown
     given = ["--labels", labels, "--scores", document, "--out", tmp_path / "m.json", "--json"]
     result = json.loads(run(*given).stdout)
-    assert [list(knot) for knot in zip(found.scores, found.grades, strict=True)] == result["knots"]
+    knots = [list(knot) for knot in zip(fitted.scores, fitted.grades, strict=True)]
+    assert knots == result["knots"]
 
 
 def test_scores_without_their_weights_need_the_bundle(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Files of grades: both forms are read, slices are matched, and anything else is refused."""
+"""Files of grades: both forms are read, slices are matched, and other files are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def same(a: Labels, b: Labels) -> bool:
 
 
 def test_both_forms_are_the_same_labels(tmp_path: Path) -> None:
-    missing = [one for one in GRADES if (one["slice"][-5], one["reader"]) != ("1", "B")]
+    missing = [row for row in GRADES if (row["slice"][-5], row["reader"]) != ("1", "B")]
     long = read_labels(write_grades(tmp_path / "long.csv", missing))
     assert long.readers == ("A", "B", "C") and len(long.names) == 12
     assert np.isnan(long.grades[:, 1]).sum() == 4 and long.patients[0] == "P00"

@@ -23,13 +23,13 @@ from clinreadnet.readers.plan import (
 from clinreadnet.readers.statistics import icc
 
 
-def half_width(found: Interval) -> float:
-    return (found["high"] - found["low"]) / 2
+def half_width(interval: Interval) -> float:
+    return (interval["high"] - interval["low"]) / 2
 
 
 @pytest.mark.parametrize("readers", [2, 5])
 def test_simulated_readings_have_the_planned_intervals(readers: int) -> None:
-    """Also with three slices of a patient, which correlate."""
+    """Three slices of a patient correlate."""
     rng = np.random.default_rng(3)
     plan = plan_readers(
         agreement=0.6, correlation=0.85, slices_per_patient=3, within_patient=0.5, readers=[readers]
@@ -46,9 +46,9 @@ def test_simulated_readings_have_the_planned_intervals(readers: int) -> None:
         score = 0.85 * true + np.sqrt(1 - 0.85**2) * noise
         grade = true + own.mean(axis=1)
         groups = np.repeat(np.arange(patients), 3)
-        found = correlations(score, grade, groups=groups, resamples=300)["plcc"]
-        expected.append(found["value"])
-        widths.append(half_width(found))
+        plcc = correlations(score, grade, groups=groups, resamples=300)["plcc"]
+        expected.append(plcc["value"])
+        widths.append(half_width(plcc))
     assert np.mean(expected) == pytest.approx(row.correlation, abs=0.02)
     # The design effect holds for means; for a correlation it is an upper bound.
     assert 0.07 < np.mean(widths) < 0.105
@@ -122,5 +122,5 @@ def test_the_table_fits_and_keeps_the_slices(width: int) -> None:
 
 def test_json_has_the_rows_and_the_assumptions() -> None:
     result = CliRunner().invoke(app, ["plan-readers", "--agreement", "0.4", "--json"])
-    found = json.loads(result.stdout)
-    assert (found["agreement"], found["half_width"], len(found["rows"])) == (0.4, 0.1, 7)
+    document = json.loads(result.stdout)
+    assert (document["agreement"], document["half_width"], len(document["rows"])) == (0.4, 0.1, 7)

@@ -41,7 +41,7 @@ def once(grades: np.ndarray) -> np.ndarray:
 def simulated(
     rng: np.random.Generator, slices: int, readers: int, agreement: float, bias: float = 0.0
 ) -> np.ndarray:
-    """Grades whose ICC(2,1) is ``agreement`` without the biases of the readers."""
+    """Return grades whose ICC(2,1) is ``agreement`` without the biases of the readers."""
     true = rng.normal(size=(slices, 1)) * np.sqrt(agreement)
     own = rng.normal(size=(slices, readers)) * np.sqrt(1 - agreement)
     return true + own + bias * rng.normal(size=(1, readers))
@@ -64,7 +64,7 @@ def test_icc_and_kappa_of_the_anxiety_ratings_of_irr() -> None:
 
 
 def by_table(x: np.ndarray, y: np.ndarray) -> float:
-    """Cohen's definition, from the table of both readers' grades."""
+    """Return Cohen's kappa by its definition, from the table of both readers' grades."""
     values = np.unique(np.concatenate([x, y]))
     observed = np.array([[np.mean((x == a) & (y == b)) for b in values] for a in values])
     expected = np.outer([np.mean(x == a) for a in values], [np.mean(y == b) for b in values])
@@ -130,6 +130,6 @@ def test_intervals_over_patients_cover_the_true_value(measure: object, true: flo
         own = rng.normal(size=(40, 3, 3)) * np.sqrt(1 - true)
         grades = (patients + slices + own).reshape(120, 3)
         counts = resample_counts(np.repeat(np.arange(40), 3), resamples=400, seed=1)
-        found = interval(measure(grades, counts))  # type: ignore[operator]
-        covered.append(found["low"] <= true <= found["high"])
+        bounds = interval(measure(grades, counts))  # type: ignore[operator]
+        covered.append(bounds["low"] <= true <= bounds["high"])
     assert 0.89 <= np.mean(covered) <= 0.98

@@ -1,4 +1,4 @@
-"""What a profiler would be shown."""
+"""The fixture of a profiler."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clinreadnet.runtime import profiling
 
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What a profiler would show: "+ name" where a range begins, "- name" where it ends."""
+    """Return the ranges that a profiler shows: "+ name" at the start, "- name" at the end."""
     events: list[str] = []
 
     @contextmanager
@@ -25,6 +25,6 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         events.append(f"- {name}")
 
     monkeypatch.setitem(sys.modules, "nvtx", SimpleNamespace(annotate=annotate))
-    profiling._annotate.cache_clear()
+    profiling.nvtx_annotate.cache_clear()
     yield events
-    profiling._annotate.cache_clear()
+    profiling.nvtx_annotate.cache_clear()

@@ -20,7 +20,7 @@ from clinreadnet.runtime.comparison import (
 
 
 class Doubling:
-    """Scores a slice with twice its first pixel, and remembers the batches."""
+    """A backend whose score is twice the first pixel of a slice. It records the batches."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -43,20 +43,20 @@ def test_a_small_batch_is_filled_up_with_its_last_slice() -> None:
 
 
 def test_slices_run_in_batches_and_stay_in_order() -> None:
-    run, seen = Doubling(), []
-    outputs = run_slices(run, slices(5), batch=2, smallest=2, advance=seen.append)
+    run, progress = Doubling(), []
+    outputs = run_slices(run, slices(5), batch=2, smallest=2, advance=progress.append)
     assert outputs["score"].tolist() == [2, 4, 6, 8, 10]
     assert run.batches == [[1, 2], [3, 4], [5, 5]]
-    assert seen == [2, 2, 1]
+    assert progress == [2, 2, 1]
 
 
 def test_slices_are_read_when_their_turn_comes() -> None:
     run, read = Doubling(), []
 
     def reading() -> Any:
-        for one in slices(3):
+        for hu in slices(3):
             read.append(len(run.batches))
-            yield one
+            yield hu
 
     run_slices(run, reading())
     assert read == [0, 1, 2]
@@ -72,7 +72,7 @@ def test_reproducing_is_within_the_limit_or_says_what_is_not() -> None:
     assert comparison.failures("budget") == ["score is off by 1.5e-01 (budget 1e-02)"]
 
 
-def test_what_is_not_finite_is_outside_every_limit() -> None:
+def test_values_that_are_not_finite_are_outside_every_limit() -> None:
     outputs = {"score": np.array([np.nan, 1.0]), "probs": np.array([1.0])}
     comparison = compare_outputs(
         outputs, {"score": np.ones(2), "probs": np.ones(1)}, Limits(np.inf)
@@ -89,7 +89,7 @@ def test_what_is_not_finite_is_outside_every_limit() -> None:
 
 
 def test_one_tile_and_one_slice_have_limits_of_their_own() -> None:
-    """Errors that the whole output hides: one tile of 512, one slice of 100."""
+    """The error of the whole output hides a wrong tile of 512 and a wrong slice of 100."""
     maps = np.full((2, 16, 16), 3.0)
     novelty = np.full(100, 2.0)
     wrong = {"quality_map": maps.copy(), "novelty": novelty.copy()}
@@ -109,7 +109,7 @@ def test_one_tile_and_one_slice_have_limits_of_their_own() -> None:
 
 
 def test_one_slice_is_compared_by_itself() -> None:
-    """One slice of a hundred that the error of all hides, measured by what is usual."""
+    """The error of all slices hides a wrong slice of 100, but not its own relative error."""
     reference = {"score": np.full(100, 2.0)}
     wrong = {"score": reference["score"].copy()}
     wrong["score"][42] += 0.1

@@ -1,11 +1,11 @@
-"""`clinreadnet doctor`: what it finds, and the commands it gives."""
+"""`clinreadnet doctor`: its findings and its commands."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
@@ -18,8 +18,8 @@ EVERYTHING: dict[str, str | None] = dict.fromkeys(PACKAGES, "1.0")
 
 
 def feature(name: str, packages: dict[str, str | None], *, has_gpu: bool = False) -> doctor.Feature:
-    (found,) = [f for f in doctor.features(packages, has_gpu=has_gpu) if f.name == name]
-    return found
+    (match,) = [f for f in doctor.features(packages, has_gpu=has_gpu) if f.name == name]
+    return match
 
 
 def test_the_command_prints_json_and_imports_nothing_heavy() -> None:
@@ -42,7 +42,12 @@ def test_the_table_shows_packages_features_and_commands(
 ) -> None:
     from rich.console import Console
 
-    monkeypatch.setattr(doctor, "_version", lambda name: "9.8.7" if name == "torch" else None)
+    def version_of(name: str) -> str:
+        if name != "torch":
+            raise PackageNotFoundError(name)
+        return "9.8.7"
+
+    monkeypatch.setattr(doctor.metadata, "version", version_of)
     monkeypatch.setattr(doctor, "find_gpus", lambda: [Gpu("NVIDIA L4", "sm89", 24 << 30)])
     monkeypatch.setattr(doctor, "driver_version", lambda: "580.65.06")
     doctor.print_diagnosis(doctor.diagnose(), Console(width=120))
@@ -91,9 +96,9 @@ def test_features(packages: set[str], has_gpu: bool, name: str, works: bool) -> 
 def test_no_command_puts_one_onnxruntime_beside_the_other() -> None:
     cpu = NOTHING | {"onnxruntime": "1.0"}
     gpu_build = NOTHING | {"onnxruntime-gpu": "1.0"}
-    for one in doctor.features(cpu, has_gpu=True):
-        if "[gpu" in one.command:
-            assert one.command.startswith("pip uninstall -y onnxruntime && ")
+    for row in doctor.features(cpu, has_gpu=True):
+        if "[gpu" in row.command:
+            assert row.command.startswith("pip uninstall -y onnxruntime && ")
     assert not any("cpu" in f.command for f in doctor.features(gpu_build, has_gpu=True))
 
 
@@ -121,6 +126,6 @@ def test_problems(change: dict[str, str | None], problem: str | None) -> None:
 
 
 def test_no_driver_means_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu, "_DRIVER_LIBRARY", "libno-such-driver.so")
-    monkeypatch.setattr(gpu, "_NVML_LIBRARY", "libno-such-driver.so")
+    monkeypatch.setattr(gpu, "DRIVER_LIBRARY", "libno-such-driver.so")
+    monkeypatch.setattr(gpu, "NVML_LIBRARY", "libno-such-driver.so")
     assert gpu.find_gpus() == [] and gpu.driver_version() is None

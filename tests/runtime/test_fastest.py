@@ -1,4 +1,4 @@
-"""`Session(fastest=True)` keeps the fastest of the backends that work, of those within a budget."""
+"""`Session(fastest=True)` chooses the fastest working backend within a budget."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NAMES = ("tensorrt", "onnxruntime-cuda", "onnxruntime-cpu")
 
 
 class Slower:
-    """A backend that takes longer, and may be wrong."""
+    """A backend with a delay and optional errors."""
 
     def __init__(self, backend: Backend, seconds: float, factor: float) -> None:
         self._backend, self._seconds, self._factor = backend, seconds, factor
@@ -53,7 +53,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Slower]]:
-    """Make a session find these backends, each with its seconds a run and its error."""
+    """Replace the backends of a session by ones with the given seconds of a run and errors."""
 
     def prepare(**wanted: tuple[float, float]) -> dict[str, Slower]:
         runners: dict[str, Slower] = {}
@@ -129,10 +129,10 @@ def test_a_bundle_that_was_changed_meanwhile_leaves_nothing_open(
     assert runners["tensorrt"].closed
 
 
-def test_the_slices_that_are_told_are_those_of_the_chosen_one(
+def test_the_reported_self_test_is_that_of_the_chosen_backend(
     bundle: Path, opened: Callable[..., dict[str, Slower]]
 ) -> None:
-    """On the CPU one golden slice is run; on a GPU without a record all of them."""
+    """The CPU backend runs a golden slice. A GPU backend without a record runs all of them."""
     opened(onnxruntime_cpu=(0, 1), onnxruntime_cuda=(0.05, 1))
     names = ("onnxruntime-cpu", "onnxruntime-cuda")
     with Session(bundle, names, fastest=True) as chosen:
@@ -152,7 +152,7 @@ Raced = Callable[..., dict[str, Slower]]
 
 @pytest.fixture
 def raced(monkeypatch: pytest.MonkeyPatch) -> Raced:
-    """Give each precision its seconds a run, its error and the error that is recorded of it."""
+    """Set the seconds of a run, the error and the recorded error of each precision."""
 
     def prepare(**wanted: tuple[float, float, float | None]) -> dict[str, Slower]:
         runners: dict[str, Slower] = {}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from support.bodies import body
 from support.tiny_bundle import reference, write_bundle
@@ -21,38 +22,35 @@ from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.manifest import BatchRange
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 def series(n: int) -> np.ndarray:
     """Return n slices whose last pixel is ten times their number."""
     return np.stack([body(10.0 * i) for i in range(n)])
 
 
 class Broken:
-    """An ONNX Runtime session that fails where one of these slices is in a batch."""
+    """Makes ONNX Runtime fail where one of these slices is in a batch."""
 
-    def __init__(self, session: Session, *slices: int, message: str = "node failed\nmore") -> None:
-        backend: Any = session._backend
-        self._real, self._values, self._message = backend._session, slices, message
+    def __init__(
+        self, patch: pytest.MonkeyPatch, *slices: int, message: str = "node failed\nmore"
+    ) -> None:
         self.calls = 0
-        backend._session = self
+        real = onnxruntime.InferenceSession.run
 
-    def run(self, names: Any, feed: dict[str, Any]) -> Any:
-        self.calls += 1
-        if any((feed["hu"][..., -1, -1] == 10 * value).any() for value in self._values):
-            raise RuntimeError(self._message)
-        return self._real.run(names, feed)
+        def run(session: Any, names: Any, feed: dict[str, Any]) -> Any:
+            self.calls += 1
+            if any((feed["hu"][..., -1, -1] == 10 * value).any() for value in slices):
+                raise RuntimeError(message)
+            return real(session, names, feed)
+
+        patch.setattr(onnxruntime.InferenceSession, "run", run)
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_slices_already_scored_are_returned_and_the_failed_ones_named(
-    bundle: Path, batch: int
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     session = Session(bundle, "onnxruntime-cpu", batch=batch)
-    Broken(session, 2, 6)
+    Broken(monkeypatch, 2, 6)
     with pytest.raises(PartialResult) as failure:
         session.score(series(8))
     failed = [2, 6] if batch == 1 else [2, 3, 6, 7]
@@ -66,9 +64,11 @@ def test_slices_already_scored_are_returned_and_the_failed_ones_named(
     assert len(session.score(series(2))) == 2
 
 
-def test_a_series_that_fails_as_a_whole_gives_the_backends_own_error(bundle: Path) -> None:
+def test_a_series_that_fails_as_a_whole_gives_the_backends_own_error(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = Session(bundle, "onnxruntime-cpu")
-    Broken(session, 0, 1)
+    Broken(monkeypatch, 0, 1)
     with pytest.raises(BackendError, match="ONNX Runtime failed .node failed") as failure:
         session.score(series(2))
     assert type(failure.value) is BackendError
@@ -89,18 +89,18 @@ def test_a_series_that_fails_as_a_whole_gives_the_backends_own_error(bundle: Pat
     ids=["illegal", "unknown", "launch", "cuda-memory", "arena", "host-memory", "other", "node"],
 )
 def test_what_onnxruntime_says_becomes_a_type(
-    bundle: Path, message: str, kind: type[BackendError]
+    bundle: Path, monkeypatch: pytest.MonkeyPatch, message: str, kind: type[BackendError]
 ) -> None:
     session = Session(bundle, "onnxruntime-cpu", batch=1)
-    Broken(session, 0, message=message)
+    Broken(monkeypatch, 0, message=message)
     with pytest.raises(BackendError) as failure:
         session.score(series(1))
     assert type(failure.value) is kind
 
 
-def test_a_lost_device_ends_the_series(bundle: Path) -> None:
+def test_a_lost_device_ends_the_series(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(bundle, "onnxruntime-cpu", batch=1)
-    broken = Broken(session, 1, message="CUDA failure 700: illegal")
+    broken = Broken(monkeypatch, 1, message="CUDA failure 700: illegal")
     with pytest.raises(PartialResult) as failure:
         session.score(series(5))
     assert (failure.value.done, failure.value.failed) == ([0], [1, 2, 3, 4])
@@ -138,7 +138,9 @@ def resident_bytes() -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory and handles are read from /proc")
-def test_a_day_of_calls_takes_no_more_memory_handles_or_threads(bundle: Path) -> None:
+def test_a_day_of_calls_takes_no_more_memory_handles_or_threads(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Calls through `Session`, with failures and streams, on a backend without work.
 
     One in 25 more runs the graph; `make soak` runs more of both.
@@ -147,34 +149,28 @@ def test_a_day_of_calls_takes_no_more_memory_handles_or_threads(bundle: Path) ->
     hu = series(1)
     outputs = {name: value.astype(np.float32) for name, value in reference(hu).items()}
 
-    class Instant:
-        calls = 0
+    done = 0
 
-        def run(self, hu: Any) -> Any:
-            self.calls += 1
-            if self.calls % 100 == 0:
-                raise BackendError("now and then")
-            return {name: value.copy() for name, value in outputs.items()}
-
-        def close(self) -> None:
-            pass
-
-    real = session._backend
-    instant = Instant()
+    def run(backend: OnnxRuntimeBackend, hu: Any) -> Any:
+        nonlocal done
+        done += 1
+        if done % 100 == 0:
+            raise BackendError("now and then")
+        return {name: value.copy() for name, value in outputs.items()}
 
     def spend(calls: int) -> tuple[int, int, int]:
-        session._backend = instant
-        until = instant.calls + calls
-        while instant.calls < until:
-            if instant.calls % 5000 == 4999:
-                with session.stream() as stream:
-                    stream.put(hu[0])
-                list(stream)
-            try:
-                session.score(hu)
-            except BackendError:
-                pass
-        session._backend = real
+        with monkeypatch.context() as patch:
+            patch.setattr(OnnxRuntimeBackend, "run", run)
+            until = done + calls
+            while done < until:
+                if done % 5000 == 4999:
+                    with session.stream() as stream:
+                        stream.put(hu[0])
+                    list(stream)
+                try:
+                    session.score(hu)
+                except BackendError:
+                    pass
         for _ in range(calls // 25):
             session.score(hu)
         gc.collect()

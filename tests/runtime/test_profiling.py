@@ -27,7 +27,7 @@ def test_without_nvtx_a_stage_does_nothing(
     monkeypatch: pytest.MonkeyPatch, shown: list[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "nvtx", None)
-    profiling._annotate.cache_clear()
+    profiling.nvtx_annotate.cache_clear()
     with profiling.stage("anything"):
         pass
     assert shown == []
@@ -35,6 +35,6 @@ def test_without_nvtx_a_stage_does_nothing(
 
 def test_the_package_takes_a_stage() -> None:
     pytest.importorskip("nvtx", reason="nvtx is not installed: the extra bench")
-    profiling._annotate.cache_clear()
+    profiling.nvtx_annotate.cache_clear()
     with profiling.stage("anything") as range_:
         assert range_ is not None

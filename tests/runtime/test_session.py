@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from support.bodies import body
+from support.bodies import body, some_hu
 from support.dicom_files import MR, make_ct, noise, write_series
 from support.drawn_regions import abdomen, chest, neck
 from support.tiny_bundle import THRESHOLD, make_graph, reference, write_bundle
@@ -26,6 +26,7 @@ from support.tiny_bundle import THRESHOLD, make_graph, reference, write_bundle
 from clinreadnet.data.region import UNSIZED, Region, find_region
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, SessionClosed
 from clinreadnet.precision import PRECISIONS
+from clinreadnet.processor import processors
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime import session as session_module
 from clinreadnet.runtime.backends import loading as backends_module
@@ -35,15 +36,6 @@ from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manife
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.runtime.comparison import relative_error
 from clinreadnet.spec import OUTPUTS
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
-def some_hu(n: int) -> np.ndarray:
-    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
 
 
 def replace_graph(bundle: Path, content: bytes, index: int = 0) -> None:
@@ -66,9 +58,9 @@ def test_scores_are_the_references_in_order_whatever_the_batches(bundle: Path, n
     assert scores.quality_map.shape == (n, 16, 16)
     expected = reference(hu)
     for name, value in expected.items():
-        got = getattr(scores, name)
-        assert got.dtype == np.float32
-        np.testing.assert_allclose(got, value, rtol=1e-5)
+        actual = getattr(scores, name)
+        assert actual.dtype == np.float32
+        np.testing.assert_allclose(actual, value, rtol=1e-5)
 
 
 def test_slices_are_judged_by_the_threshold_of_the_manifest(bundle: Path) -> None:
@@ -530,8 +522,8 @@ def test_sixteen_threads_get_the_bits_that_one_gets(bundle: Path) -> None:
     with Session(bundle, batch=4, workers=3) as session:
         expected = [session.score(hu) for hu in inputs]
         with ThreadPoolExecutor(16) as pool:
-            got = list(pool.map(session.score, inputs))
-    for first, other in zip(expected, got, strict=True):
+            actual = list(pool.map(session.score, inputs))
+    for first, other in zip(expected, actual, strict=True):
         for name in OUTPUTS:
             np.testing.assert_array_equal(getattr(first, name), getattr(other, name))
 
@@ -547,7 +539,7 @@ def test_body_parts_and_figures_of_many_slices_are_those_of_each(bundle: Path) -
 
 
 def looks_and_runs(monkeypatch: pytest.MonkeyPatch, wait: float) -> list[str]:
-    """Return a list that gets "look" and "run" as they begin; a run first waits for a look."""
+    """Return a list to which "look" and "run" are added; a run first waits for a look."""
     events: list[str] = []
     looked, run = threading.Event(), OnnxRuntimeBackend.run
 
@@ -566,7 +558,7 @@ def looks_and_runs(monkeypatch: pytest.MonkeyPatch, wait: float) -> list[str]:
     return events
 
 
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="a single processor uses no threads")
+@pytest.mark.skipif(processors() < 2, reason="a single processor uses no threads")
 def test_slices_are_looked_at_while_the_network_runs(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -622,6 +614,14 @@ def test_an_interrupt_of_a_run_cancels_the_looks(
     assert len(begun) < 64
 
 
+def is_closed(session: Session) -> bool:
+    try:
+        with session.stream():
+            return False
+    except SessionClosed:
+        return True
+
+
 def test_closing_waits_for_the_runs_under_way(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -639,7 +639,7 @@ def test_closing_waits_for_the_runs_under_way(
         scoring = pool.submit(session.score, some_hu(1))
         assert begun.wait(60)
         closing = pool.submit(session.close)
-        while not session._closed:
+        while not is_closed(session):
             time.sleep(0.001)
         late = pool.submit(session.score, some_hu(1))
         assert not closing.done() and not scoring.done()

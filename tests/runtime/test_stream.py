@@ -19,11 +19,6 @@ from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 @pytest.fixture
 def session(bundle: Path) -> Iterator[Session]:
     with Session(bundle, "onnxruntime-cpu", batch=4) as session:
@@ -67,7 +62,7 @@ def test_each_slice_is_judged(session: Session) -> None:
         for hu in (*slices(2), body(390.0)):
             stream.put(hu)
     judged = [result.scores.in_domain for result in stream if result.scores is not None]
-    assert [one.tolist() for one in judged if one is not None] == [[True], [True], [False]]
+    assert [flags.tolist() for flags in judged if flags is not None] == [[True], [True], [False]]
 
 
 def test_a_bundle_without_threshold_streams(tmp_path: Path) -> None:
@@ -210,7 +205,7 @@ def test_closing_wakes_a_scanner_that_waits(
     assert len(list(stream)) == 2
 
 
-def test_a_session_closed_under_a_stream_is_said_for_each_slice(
+def test_a_session_closed_under_a_stream_is_reported_for_each_slice(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     session = Session(bundle, "onnxruntime-cpu", batch=1)
@@ -227,5 +222,5 @@ def test_many_scanners_and_readers_lose_nothing(session: Session) -> None:
         writers = [pool.submit(lambda: [stream.put(hu) for hu in slices(6)]) for _ in range(4)]
         put = [index for writer in writers for index in writer.result(60)]
         stream.close()
-        got = [result.index for reader in readers for result in reader.result(60)]
-    assert sorted(put) == sorted(got) == list(range(24))
+        indices = [result.index for reader in readers for result in reader.result(60)]
+    assert sorted(put) == sorted(indices) == list(range(24))

@@ -1,4 +1,4 @@
-"""Verdicts on engines: data in, validity and reason out."""
+"""Verdicts on engines: validity and reason."""
 
 from __future__ import annotations
 
@@ -42,10 +42,6 @@ def engine(flavour: str = "tensorrt", **changes: Any) -> Artifact:
 
 def on(**changes: Any) -> Machine:
     return dataclasses.replace(HERE, **changes)
-
-
-def built_with(version: str) -> dict[str, Any]:
-    return {"toolchain": {"tensorrt": version, "tensorrt-rtx": version}}
 
 
 VC, HC = {"version_compatible": True}, {"hardware_compatible": True}

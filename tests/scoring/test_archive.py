@@ -41,14 +41,9 @@ from clinreadnet.scoring.result import SliceScore, summarise_by_series
 from clinreadnet.scoring.run import score_chunk, score_slices
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 @pytest.fixture(scope="module", name="cluster")
 def two_workers() -> Iterator[None]:
-    """Ray with room for two workers, which every run of this module uses."""
+    """Start Ray with resources for two workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 2)
         with cluster.connected(cluster.LOCAL, workers=2):
@@ -57,7 +52,7 @@ def two_workers() -> Iterator[None]:
 
 @pytest.fixture
 def workers(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's workers in `make test-all`; otherwise this process scores, as each of them would."""
+    """Use Ray's workers in `make test-all`; otherwise score in this process."""
     if WHOLE:
         request.getfixturevalue("cluster")
     else:
@@ -71,7 +66,7 @@ def rows(path: Path) -> list[dict[str, Any]]:
 def test_killed_workers_lose_nothing(
     cluster: None, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One slice kills its first worker, another kills every worker and is not scored.
+    """A slice kills its first worker. Another slice kills every worker and is not scored.
 
     The readers are closures, which Ray sends to its workers by value.
     """
@@ -104,14 +99,14 @@ def test_killed_workers_lose_nothing(
     )
     assert sorted(path.name for path in deaths.iterdir()) == ["17", "5"]
     assert len(list(pids.iterdir())) >= 3  # two workers, and one more for each that died
-    found = rows(tmp_path / "scores.parquet")
-    assert [Path(row["path"]).name for row in found] == [f"{i}.npy" for i in range(24)]
-    assert [i for i, row in enumerate(found) if row["error"] is not None] == [17]
-    assert found[17]["score"] is None and "it kills its worker process" in found[17]["error"]
+    table = rows(tmp_path / "scores.parquet")
+    assert [Path(row["path"]).name for row in table] == [f"{i}.npy" for i in range(24)]
+    assert [i for i, row in enumerate(table) if row["error"] is not None] == [17]
+    assert table[17]["score"] is None and "it kills its worker process" in table[17]["error"]
     good = [ref for i, ref in enumerate(refs) if i != 17]
     alone = score_slices(Session(bundle, threads=1), good)
-    assert [row["score"] for row in found if row["error"] is None] == [
-        one.score for one in alone.slices
+    assert [row["score"] for row in table if row["error"] is None] == [
+        s.score for s in alone.slices
     ]
     assert (report.slices, report.not_scored, report.by_series) == (24, 1, {"s": alone.series})
     assert len(progress) == 6 and max(progress) == (24, 24)
@@ -122,9 +117,9 @@ def test_novel_slices_are_marked_and_left_out_of_the_summary(
 ) -> None:
     np.save(tmp_path / "a.npy", np.stack([noise(0), bright(1), noise(2)]))
     report = score_archive([tmp_path / "a.npy"], bundle, tmp_path / "a.parquet", workers=1)
-    found = rows(tmp_path / "a.parquet")
-    assert [row["in_domain"] for row in found] == [True, False, True]
-    assert found[1]["novelty"] > THRESHOLD and found[1]["score"] is not None
+    table = rows(tmp_path / "a.parquet")
+    assert [row["in_domain"] for row in table] == [True, False, True]
+    assert table[1]["novelty"] > THRESHOLD and table[1]["score"] is not None
     (summary,) = report.by_series.values()
     assert (summary.n, summary.novel, report.not_scored) == (3, 1, 0)
 
@@ -134,10 +129,10 @@ def test_a_site_map_adds_a_column(workers: None, bundle: Path, tmp_path: Path) -
     own = site_map(weights_sha256=load_manifest(bundle).model.weights_sha256)
     out = tmp_path / "a.parquet"
     report = score_archive([tmp_path / "a.npy"], bundle, out, workers=1, site_map=own)
-    found = rows(out)
-    expected = own.apply([row["score"] for row in found])
-    assert [row["site_score"] for row in found] == pytest.approx(expected, rel=1e-5)
-    assert {row["site_map"] for row in found} == {own.name}
+    table = rows(out)
+    expected = own.apply([row["score"] for row in table])
+    assert [row["site_score"] for row in table] == pytest.approx(expected, rel=1e-5)
+    assert {row["site_map"] for row in table} == {own.name}
     metadata = parquet.read_schema(out).metadata
     assert json.loads(metadata[b"site_map"])["weights_sha256"] == own.weights_sha256
     assert report.to_dict()["site_map"]["readers"] == 5
@@ -155,13 +150,13 @@ def test_limits_add_a_column_lines_and_a_status(
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "a.dcm").write_bytes(bytes(128) + b"DICM damaged")
     report = score_archive(*given, workers=1, limits=wanted)
-    found = rows(out)
-    least = min(row["score"] for row in found[:2])
-    said = f"lowest score {least:.2f} is below 3.99"
-    assert [row["limits"] for row in found] == [said, said, None]
+    table = rows(out)
+    least = min(row["score"] for row in table[:2])
+    reason = f"lowest score {least:.2f} is below 3.99"
+    assert [row["limits"] for row in table] == [reason, reason, None]
     assert report.limits is not None
     assert report.notes == report.limits.lines
-    assert report.notes[0].endswith(f"a.npy: {said}: all 2 slices")
+    assert report.notes[0].endswith(f"a.npy: {reason}: all 2 slices")
     assert report.to_dict()["limits"]["breaches"][0]["limit"] == "least_score"
     with pytest.raises(LimitExceeded, match="1 of 1 series exceeds a limit: lowest score"):
         report.limits.check()
@@ -181,11 +176,11 @@ def test_figures_are_columns_on_request(workers: None, bundle: Path, tmp_path: P
     np.save(tmp_path / "a.npy", hu.astype(np.float32))
     (tmp_path / "torn.dcm").write_bytes(b"\0" * 128 + b"DICM")
     score_archive([tmp_path], bundle, tmp_path / "a.parquet", workers=1, figures=True)
-    found = rows(tmp_path / "a.parquet")
-    assert list(found[0]) == [*score_ray.SCHEMA.names, *score_ray.FIGURES.names]
-    assert [row["noise_hu"] for row in found[:2]] == pytest.approx([12, 12], rel=0.05)
-    assert "water_diameter_cm: the size of a pixel is not known" in found[0]["missing"]
-    assert found[2]["error"] and found[2]["noise_hu"] is None and found[2]["remark"] is None
+    table = rows(tmp_path / "a.parquet")
+    assert list(table[0]) == [*score_ray.SCHEMA.names, *score_ray.FIGURES.names]
+    assert [row["noise_hu"] for row in table[:2]] == pytest.approx([12, 12], rel=0.05)
+    assert "water_diameter_cm: the size of a pixel is not known" in table[0]["missing"]
+    assert table[2]["error"] and table[2]["noise_hu"] is None and table[2]["remark"] is None
 
 
 def test_a_slice_without_a_body_at_the_end_has_a_reason_and_is_no_failure(
@@ -265,7 +260,7 @@ def test_scores_that_cannot_be_written_are_printed(
 
 
 def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path) -> None:
-    """The command with its own Ray; damaged slices become rows, and the status is 1."""
+    """The command starts its own Ray. Damaged slices become rows, and the status is 1."""
     archive = tmp_path / "archive"
     archive.mkdir()
     write_series(archive / "series", 6)
@@ -291,8 +286,8 @@ def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path)
     result = json.loads(done.stdout)
     assert (result["slices"], result["not_scored"], result["series"]) == (51, 2, None)
 
-    found = rows(tmp_path / "scores.parquet")
-    wrong = [row for row in found if row["error"] is not None]
+    table = rows(tmp_path / "scores.parquet")
+    wrong = [row for row in table if row["error"] is not None]
     assert [(Path(row["path"]).name, row["frame"]) for row in wrong] == [
         ("broken.npy", 1),
         ("truncated.dcm", None),
@@ -305,11 +300,11 @@ def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path)
     good = [ref for ref in refs if ref.name != f"{archive / 'broken.npy'}[1]"]
     alone = score_slices(Session(bundle, threads=1), good)
     columns = ("path", "frame", "position", "score", "grade", "novelty", "in_domain")
-    right = [row for row in found if row["error"] is None]
+    right = [row for row in table if row["error"] is None]
     assert [row["low"] for row in right] == pytest.approx([0.2] * len(good))
     assert [row["high"] for row in right] == pytest.approx([3.8] * len(good))
     assert [tuple(row[c] for c in columns) for row in right] == [
-        tuple(getattr(one, c) for c in columns) for one in alone.slices
+        tuple(getattr(s, c) for c in columns) for s in alone.slices
     ]
     assert [row["series"] for row in right] == [r.series for r in good]
     assert len(result["by_series"]) == 4
@@ -317,7 +312,7 @@ def test_an_archive_gets_the_scores_of_one_process(bundle: Path, tmp_path: Path)
         own = [row["score"] for row in right if row["series"] == summary["series"]]
         assert (summary["n"], summary["mean"]) == (len(own), pytest.approx(np.mean(own)))
     doses = {(row["ctdi_vol_mgy"], row["protocol"]) for row in right if row["series"] == "1.2.8"}
-    assert doses == {(4.5, "Low")} and {row["kvp"] for row in found} == {None}
+    assert doses == {(4.5, "Low")} and {row["kvp"] for row in table} == {None}
     facts = parquet.read_schema(tmp_path / "scores.parquet").metadata
     assert facts[b"research_use"].startswith(b"Research use only")
     assert json.loads(facts[b"session"])["backend"] == "onnxruntime-cpu"
@@ -331,11 +326,11 @@ def test_each_series_is_printed_with_its_mean(
             SliceScore("a", None, None, score, "good", 1, 2, None, None, series) for score in scores
         ]
 
-    made = summarise_by_series([*slices("1.2.3", 1, 2), *slices("1.2.4", 4)])
-    many = {f"1.2.{number}": made["1.2.3"] for number in range(60)}
-    for by_series, said in (
-        (made, [r"1: 1\.2\.3 .* 2 .* 1\.50 .* 1\.00 .* 2\.00", r"2: 1\.2\.4 .* 1 .* 4\.00"]),
-        ({"1.2.3": made["1.2.3"]}, ["2 slices: mean 1.50"]),
+    means = summarise_by_series([*slices("1.2.3", 1, 2), *slices("1.2.4", 4)])
+    many = {f"1.2.{number}": means["1.2.3"] for number in range(60)}
+    for by_series, patterns in (
+        (means, [r"1: 1\.2\.3 .* 2 .* 1\.50 .* 1\.00 .* 2\.00", r"2: 1\.2\.4 .* 1 .* 4\.00"]),
+        ({"1.2.3": means["1.2.3"]}, ["2 slices: mean 1.50"]),
         (many, ["and 10 more series; --json gives all"]),
     ):
         report = ArchiveReport(tmp_path / "out", 3, 0, by_series, None)
@@ -346,12 +341,12 @@ def test_each_series_is_printed_with_its_mean(
         assert len(re.findall(r"^.\s+\d+: 1\.2", printed.output, re.M)) == (
             min(len(by_series), 50) if len(by_series) > 1 else 0
         )
-        assert all(re.search(words, printed.output) for words in said)
+        assert all(re.search(words, printed.output) for words in patterns)
 
 
 def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     class Picky:
-        """Fails on any batch that holds a dark slice."""
+        """A session that fails on any batch with a dark slice."""
 
         def score(self, hu: NDArray[np.float32], pixel_mm: Any, **options: Any) -> Any:
             if hu.mean(axis=(1, 2)).min() < -200:
@@ -363,9 +358,9 @@ def test_a_slice_that_fails_stops_no_other_of_its_chunk() -> None:
     images[1] -= 300
     refs = [SliceRef(Path(f"{i}"), None, None, "s", image.copy) for i, image in enumerate(images)]
     outcomes = score_chunk(Picky(), refs)
-    errors = {i: str(one) for i, one in enumerate(outcomes) if isinstance(one, InputError)}
+    errors = {i: str(o) for i, o in enumerate(outcomes) if isinstance(o, InputError)}
     assert errors == {1: "1: too dark"}
-    kept = [one.score for one in outcomes if isinstance(one, SliceScore)]
+    kept = [o.score for o in outcomes if isinstance(o, SliceScore)]
     np.testing.assert_allclose(kept, reference(np.stack(images))["score"][[0, 2]], rtol=1e-6)
 
 
@@ -387,7 +382,7 @@ def test_an_address_without_ray_is_one_line(
 
 @pytest.fixture(params=["refuses", "silent", "swallows-packets", "no-such-name"])
 def dead_address(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Where no cluster answers; a listener whose queue is full swallows every packet."""
+    """Return an address without a cluster: a listener with a full queue drops every packet."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))

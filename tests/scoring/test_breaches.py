@@ -34,7 +34,7 @@ most_noise_hu = 30.0
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    """Exit status, standard output, and the error that ends the command."""
+    """Return exit status, standard output, and the error that ended the command."""
     result = CliRunner().invoke(app, list(map(str, arguments)))
     if isinstance(result.exception, ClinReadNetError):
         return result.exception.exit_code, result.stdout, str(result.exception)
@@ -43,7 +43,7 @@ def run(*arguments: object) -> tuple[int, str, str]:
 
 
 def slices(series: str, count: int = 4, **values: Any) -> list[dict[str, Any]]:
-    """Slices within all limits, but for ``values``: one for all, or a list."""
+    """Return slices within all limits, except for ``values``: one for all, or a list."""
     rows = []
     for index in range(count):
         own = {n: v[index] if isinstance(v, list) else v for n, v in values.items()}
@@ -88,12 +88,12 @@ def test_each_breach_names_series_value_limit_and_slices(
         "share of novel slices"
     )
     status, output, _ = run("summarize", path, "--limits", limits, "--json")
-    found = json.loads(output)["limits"]
-    assert status == 4 and (found["file"], found["series"]) == (str(limits), 7)
-    assert [breach["series"] for breach in found["breaches"]] == [
+    outcome = json.loads(output)["limits"]
+    assert status == 4 and (outcome["file"], outcome["series"]) == (str(limits), 7)
+    assert [breach["series"] for breach in outcome["breaches"]] == [
         *("mean", "lowest", "noise", "dose", "novel")
     ]
-    assert found["breaches"][1] == {
+    assert outcome["breaches"][1] == {
         "series": "lowest",
         "protocol": "Abdomen",
         "limit": "least_score",
@@ -112,14 +112,14 @@ def test_within_its_limits_a_site_gets_one_line_and_status_0(tmp_path: Path, lim
     assert json.loads(run("summarize", path, "--json")[1])["limits"] is None
 
 
-def test_what_is_not_known_is_said_and_not_passed(tmp_path: Path, limits: Path) -> None:
+def test_unknown_values_are_reported_and_do_not_pass(tmp_path: Path, limits: Path) -> None:
     rows = slices("a", ssde_mgy=None, in_domain=None) + slices("b", in_domain=False)
     status, output, _ = run(
         "summarize", write_csv(tmp_path / "s.csv", rows), "--limits", limits, "--json"
     )
-    found = json.loads(output)["limits"]
-    assert status == 4 and [breach["series"] for breach in found["breaches"]] == ["b"]
-    assert found["unchecked"] == {
+    outcome = json.loads(output)["limits"]
+    assert status == 4 and [breach["series"] for breach in outcome["breaches"]] == ["b"]
+    assert outcome["unchecked"] == {
         "least_mean_score": 1,
         "least_score": 1,
         "most_ssde_mgy": 1,
@@ -139,9 +139,9 @@ def test_noise_counts_all_slices_and_scores_those_that_are_not_novel(
         ),
     )
     series = SeriesLimits(read_protocol_limits(limits))
-    for one in read_scores(path, identify=True)[0]:
-        assert one.score is not None
-        series.add(one, one.score)
+    for stored in read_scores(path, identify=True)[0]:
+        assert stored.score is not None
+        series.add(stored, stored.score)
     (breach,) = series.report().breaches
     assert (breach.limit.key, breach.value, len(breach.slices)) == ("most_noise_hu", 99.0, 10)
 
@@ -149,8 +149,8 @@ def test_noise_counts_all_slices_and_scores_those_that_are_not_novel(
 def test_slices_of_two_protocols_have_the_limits_of_each(tmp_path: Path, limits: Path) -> None:
     rows = slices("a", protocol=["Liver", "Liver", "Abdomen", "Abdomen"], noise_hu=25.0)
     path = write_csv(tmp_path / "scores.csv", rows)
-    found = json.loads(run("summarize", path, "--limits", limits, "--json")[1])["limits"]
-    (breach,) = found["breaches"]
+    outcome = json.loads(run("summarize", path, "--limits", limits, "--json")[1])["limits"]
+    (breach,) = outcome["breaches"]
     assert (breach["protocol"], len(breach["slices"])) == ("Abdomen", 2)
 
 

@@ -38,7 +38,7 @@ def limits(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def scores(tmp_path: Path) -> Path:
-    """Two slices of each series: noise in HU, SSDE in mGy."""
+    """Write two slices of each series: noise in HU, SSDE in mGy."""
     rows: list[dict[str, Any]] = []
     for series, noise, dose, protocol in (
         ("in", (10.0, 16.0), (9.0, 9.0), "Abdomen"),
@@ -74,11 +74,11 @@ def test_a_series_is_out_of_range_in_dose_or_noise(scores: Path, limits: Path) -
     status, output = run(scores, "--limits", limits, "--ecqm", "--json")
     table = json.loads(output)["ecqm"]
     assert status == 4 and (table["in"], table["out"], table["not_known"]) == (1, 3, 2)
-    assert [(one["series"], one["in_range"]) for one in table["series"]] == [
+    assert [(entry["series"], entry["in_range"]) for entry in table["series"]] == [
         *(("noisy", False), ("dose", False), ("noisy without dose", False)),
         *(("without dose", None), ("chest", None), ("in", True)),
     ]
-    by_series = {one["series"]: one for one in table["series"]}
+    by_series = {entry["series"]: entry for entry in table["series"]}
     assert by_series["dose"] == {
         "series": "dose",
         "protocol": "Abdomen",
@@ -90,7 +90,7 @@ def test_a_series_is_out_of_range_in_dose_or_noise(scores: Path, limits: Path) -
         "in_range": False,
         "slices": [{"position": -2.5, "path": "/a/dose1", "frame": None, "sop_instance_uid": ""}],
     }
-    assert [one["position"] for one in by_series["in"]["slices"]] == [-2.5]
+    assert [entry["position"] for entry in by_series["in"]["slices"]] == [-2.5]
     chest = by_series["chest"]
     assert (chest["category"], chest["most_noise_hu"], chest["slices"]) == (None, None, [])
     assert json.loads(run(scores, "--limits", limits, "--json")[1])["ecqm"] is None

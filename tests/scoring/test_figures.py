@@ -36,7 +36,7 @@ def body_phantom() -> Dataset:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two slices with a dose, and one without a pixel size and dose."""
+    """Return a folder of two slices with a dose, and one without pixel size and dose."""
     folder = tmp_path_factory.mktemp("series")
     dose = {"CTDIvol": 9.0, "CTDIPhantomTypeCodeSequence": [body_phantom()], "SliceThickness": 5}
     for index in range(3):
@@ -61,30 +61,30 @@ def report(session: Session, folder: Path) -> SeriesReport:
 def test_they_are_measured_on_request(session: Session, folder: Path, report: SeriesReport) -> None:
     refs = find_slices([folder])
     expected = [with_dose(measure_figures(r.load(), r.loaded_mm), r.acquisition) for r in refs]
-    assert [one.figures for one in report.slices] == expected
-    assert [one.figures for one in score_chunk(session, refs, figures=True)] == expected  # type: ignore[union-attr]
+    assert [s.figures for s in report.slices] == expected
+    assert [s.figures for s in score_chunk(session, refs, figures=True)] == expected  # type: ignore[union-attr]
     without = score_slices(session, refs)
-    assert all(one.figures is None and one.remark == "" for one in without.slices)
+    assert all(s.figures is None and s.remark == "" for s in without.slices)
     assert without.outputs.figures is None
     _, scores = session.score_files(folder, figures=True)
     assert scores.figures is not None and scores.take(1).figures == scores.figures[1:2]
 
 
 def test_json_and_csv_hold_them(session: Session, report: SeriesReport, tmp_path: Path) -> None:
-    found = json.loads(json.dumps(report.to_dict(session)))["slices"]
-    assert [one["figures"]["noise_hu"] for one in found] == pytest.approx([12] * 3, rel=0.05)
-    assert found[0]["figures"]["ssde_mgy"] > 0 and found[2]["figures"]["ssde_mgy"] is None
-    assert found[2]["figures"]["missing"].endswith("ssde_mgy: no water-equivalent diameter")
+    slices = json.loads(json.dumps(report.to_dict(session)))["slices"]
+    assert [s["figures"]["noise_hu"] for s in slices] == pytest.approx([12] * 3, rel=0.05)
+    assert slices[0]["figures"]["ssde_mgy"] > 0 and slices[2]["figures"]["ssde_mgy"] is None
+    assert slices[2]["figures"]["missing"].endswith("ssde_mgy: no water-equivalent diameter")
     write_csv(report, tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open() as file:
         rows = list(csv.DictReader(file))
-    for row, one in zip(rows, report.slices, strict=True):
-        for name, value in vars(one.figures).items():
+    for row, s in zip(rows, report.slices, strict=True):
+        for name, value in vars(s.figures).items():
             if isinstance(value, float):
                 assert float(row[name]) == pytest.approx(value, rel=1e-4, abs=1e-9)
             else:
                 assert row[name] == (value or "")
-        assert row["remark"] == one.remark
+        assert row["remark"] == s.remark
 
 
 @pytest.mark.parametrize("width", [40, 80, 140])

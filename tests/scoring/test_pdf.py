@@ -1,4 +1,4 @@
-"""The pages of scored series in PDF: what they hold, that nothing is cut, and equal bytes."""
+"""The PDF pages of scored series: content, layout, and equal bytes."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def make(
     positions: bool = True,
     **values: Any,
 ) -> SeriesReport:
-    """A series of ``count`` slices whose scores fall, with the pixels of ``scored``."""
+    """Return a series of ``count`` slices with falling scores and the pixels of ``scored``."""
     slices, refs = [], []
     for number in range(count):
         source = number % len(scored.refs)
@@ -100,7 +100,7 @@ def join(*parts: SeriesReport) -> SeriesReport:
 
 
 def draw(report: SeriesReport, session: Session) -> list[Figure]:
-    with matplotlib.rc_context(pdf._STYLE):
+    with matplotlib.rc_context(pdf.STYLE):
         return list(pdf.draw_pages(report, session.describe()))
 
 
@@ -146,7 +146,7 @@ def test_nothing_is_cut_and_nothing_overlaps(
         assert figure.get_size_inches() * 25.4 == pytest.approx([210, 297])
         figure.set_dpi(300)  # where the hinting of a screen does not widen letters
         FigureCanvasAgg(figure)
-        with matplotlib.rc_context(pdf._STYLE):
+        with matplotlib.rc_context(pdf.STYLE):
             figure.draw_without_rendering()
             boxes = [(t.get_text(), t.get_window_extent()) for t in figure.texts if t.get_text()]
             boxes += [(f"axes {n}", a.get_tightbbox()) for n, a in enumerate(figure.axes)]
@@ -233,7 +233,7 @@ def test_figures_are_those_of_slices_that_are_not_left_out(
     )
 
 
-def test_exceeded_limits_stand_on_the_page_of_their_series(
+def test_exceeded_limits_are_on_the_page_of_their_series(
     scored: SeriesReport, session: Session, tmp_path: Path
 ) -> None:
     (tmp_path / "limits.toml").write_text("[default]\nleast_mean_score = 2.0\n")

@@ -1,4 +1,4 @@
-"""Files of limits: which section holds for a protocol, and what is refused."""
+"""Files of limits: the section of a protocol, and refused files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_first_section_that_matches_holds(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "reason"),
     [
         ("[default\n", "not a TOML file"),
         ("a = " + "1" * 5000, "not a TOML file"),
@@ -93,12 +93,12 @@ def test_the_first_section_that_matches_holds(
         ("[default]\ncategory = ' '", "category is ' '; expected 1 to 64 characters"),
     ],
 )
-def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, said: str) -> None:
+def test_a_wrong_file_is_refused_in_one_line(tmp_path: Path, text: str, reason: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(InputError) as caught:
         read_protocol_limits(path)
     message = str(caught.value)
-    assert message.startswith(f"{path}: ") and said in message and "\n" not in message
+    assert message.startswith(f"{path}: ") and reason in message and "\n" not in message
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

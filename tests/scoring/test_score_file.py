@@ -1,4 +1,4 @@
-"""Files of scores: what the two commands write is read, and anything else is refused."""
+"""Files of scores: both formats of the commands are read, and other files are refused."""
 
 from __future__ import annotations
 
@@ -35,33 +35,31 @@ def read(path: Path) -> list[StoredScore]:
 
 def test_a_row_keeps_its_values(write: Any, tmp_path: Path) -> None:
     rows = [row(), row(in_domain=False), row(in_domain=None, protocol=None), row(score=None)]
-    found = read(write(tmp_path / "scores", rows))
-    assert [one.in_domain for one in found] == [True, False, None, True]
-    assert [one.score for one in found] == [2.5, 2.5, 2.5, None]
-    first = found[0].acquisition
+    stored = read(write(tmp_path / "scores", rows))
+    assert [s.in_domain for s in stored] == [True, False, None, True]
+    assert [s.score for s in stored] == [2.5, 2.5, 2.5, None]
+    first = stored[0].acquisition
     assert (first.ctdi_vol_mgy, first.kernel, first.scanner) == (8.0, "Br40", "Maker One")
-    assert (first.protocol, first.acquired, found[0].series) == ("Abdomen", "2026-01-31", "1.2.3")
-    assert found[2].acquisition.protocol is None
+    assert (first.protocol, first.acquired, stored[0].series) == ("Abdomen", "2026-01-31", "1.2.3")
+    assert stored[2].acquisition.protocol is None
 
 
 def test_a_site_score_is_read_with_the_name_of_its_map(write: Any, tmp_path: Path) -> None:
     rows = [row(site_score=-1.5, site_map="1 (bad) ... 5 (excellent)"), row(site_score=2.0), row()]
-    found = [(one.site_score, one.site_map) for one in read(write(tmp_path / "scores", rows))]
-    assert found == [(-1.5, "1 (bad) ... 5 (excellent)"), (2.0, ""), (None, "")]
+    pairs = [(s.site_score, s.site_map) for s in read(write(tmp_path / "scores", rows))]
+    assert pairs == [(-1.5, "1 (bad) ... 5 (excellent)"), (2.0, ""), (None, "")]
     with pytest.raises(InputError, match="site_score is nan; expected a finite number"):
         read(write_csv(tmp_path / "scores", [row(site_score="nan")]))
 
 
-def test_slices_are_told_apart_on_request(write: Any, tmp_path: Path) -> None:
+def test_slices_are_identified_on_request(write: Any, tmp_path: Path) -> None:
     path = write(
         tmp_path / "scores",
         [row(path="a.npy", frame=12), row(path="b.dcm", sop_instance_uid="1.2.840.1")],
     )
-    names = [(one.path, one.frame, one.sop_instance_uid) for one in read(path)]
+    names = [(s.path, s.frame, s.sop_instance_uid) for s in read(path)]
     assert names == [("", None, "")] * 2
-    names = [
-        (one.path, one.frame, one.sop_instance_uid) for one in read_scores(path, identify=True)[0]
-    ]
+    names = [(s.path, s.frame, s.sop_instance_uid) for s in read_scores(path, identify=True)[0]]
     assert names == [("a.npy", 12, ""), ("b.dcm", None, "1.2.840.1")]
 
 
@@ -101,12 +99,12 @@ def test_it_reads_what_score_writes(tmp_path: Path) -> None:
     write_scores(report, tmp_path / "scores.csv")
     with (tmp_path / "scores.csv").open(newline="") as file:
         assert next(csv.reader(file)) == list(COLUMNS)
-    found = read(tmp_path / "scores.csv")
-    assert [one.score for one in found] == [round(one.score, 4) for one in report.slices]
-    assert [one.in_domain for one in found] == [one.in_domain for one in report.slices]
-    assert {one.acquisition.protocol for one in found} == {'Abdomen, "low"'}
-    assert {one.acquisition.ctdi_vol_mgy for one in found} == {4.5}
-    assert [one.series for one in found] == [one.series for one in report.slices]
+    stored = read(tmp_path / "scores.csv")
+    assert [s.score for s in stored] == [round(s.score, 4) for s in report.slices]
+    assert [s.in_domain for s in stored] == [s.in_domain for s in report.slices]
+    assert {s.acquisition.protocol for s in stored} == {'Abdomen, "low"'}
+    assert {s.acquisition.ctdi_vol_mgy for s in stored} == {4.5}
+    assert [s.series for s in stored] == [s.series for s in report.slices]
 
 
 def test_it_reads_the_columns_that_score_archive_writes() -> None:
@@ -153,10 +151,10 @@ def test_a_wrong_value_is_refused(
 
 def test_figures_are_read_where_a_file_has_them(write: Any, tmp_path: Path) -> None:
     measured = row(noise_hu=12.5, water_diameter_cm=29.0, ssde_mgy=None)
-    (found,) = read(write(tmp_path / "scores", [measured]))
-    assert found.figures == SliceFigures(noise_hu=12.5, water_diameter_cm=29.0)
-    (found,) = read(write(tmp_path / "scores", [row()]))
-    assert found.figures == SliceFigures()
+    (stored,) = read(write(tmp_path / "scores", [measured]))
+    assert stored.figures == SliceFigures(noise_hu=12.5, water_diameter_cm=29.0)
+    (stored,) = read(write(tmp_path / "scores", [row()]))
+    assert stored.figures == SliceFigures()
     with pytest.raises(InputError, match=r"row 1: noise_hu is -1\.0; expected 0 or more"):
         read(write(tmp_path / "scores", [row(noise_hu=-1.0)]))
 

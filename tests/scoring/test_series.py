@@ -55,11 +55,6 @@ from clinreadnet.spec import LIKERT, RESEARCH_USE, grade_word
 Run = subprocess.CompletedProcess[str]
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     """Return a function that runs the command in this process, through `main` as installed."""
@@ -182,8 +177,8 @@ def test_the_plot_shows_the_extremes_under_their_maps(bundle: Path, tmp_path: Pa
 
 def scored(*scores: float, in_domain: bool | None = True) -> list[SliceScore]:
     return [
-        SliceScore("a", None, None, one, grade_word(one), 0.0, 4.0, 1.0, in_domain)
-        for one in scores
+        SliceScore("a", None, None, value, grade_word(value), 0.0, 4.0, 1.0, in_domain)
+        for value in scores
     ]
 
 
@@ -209,9 +204,9 @@ def test_the_plot_has_a_panel_for_each_series(
     for number, axes in enumerate(panels):
         scored, mean = axes.lines  # no line leaves its series
         own = report.slices[2 * number : 2 * number + 2]
-        assert np.asarray(scored.get_xdata()).tolist() == [one.position for one in own]
-        assert np.asarray(scored.get_ydata()).tolist() == [one.score for one in own]
-        assert np.asarray(mean.get_ydata())[0] == pytest.approx(np.mean([one.score for one in own]))
+        assert np.asarray(scored.get_xdata()).tolist() == [s.position for s in own]
+        assert np.asarray(scored.get_ydata()).tolist() == [s.score for s in own]
+        assert np.asarray(mean.get_ydata())[0] == pytest.approx(np.mean([s.score for s in own]))
         assert axes.get_title().startswith(f"{number + 1}: 2 slices, mean ")
 
 
@@ -251,7 +246,7 @@ NOVEL = bright(9)
 
 
 def write_marked(folder: Path) -> Path:
-    """A series of three slices, the second of them novel."""
+    """Write a series of three slices, the second of them novel."""
     for i, hu in enumerate((noise(0), NOVEL, noise(2))):
         write_ct(folder / f"{i}.dcm", hu, ImagePositionPatient=[0, 0, i])
     return folder
@@ -273,9 +268,9 @@ def test_a_novel_slice_is_marked_everywhere(run: Any, bundle: Path, tmp_path: Pa
     assert "1 marked as novel (crosses) and left out -->" in drawn
 
     result = json.loads(run("score", folder, "--bundle", bundle, "--json").stdout)
-    assert [one["in_domain"] for one in result["slices"]] == [True, False, True]
-    assert [one["grade"] == "not graded" for one in result["slices"]] == [False, True, False]
-    assert all((one["low"], one["high"]) == (0.2, 3.8) for one in result["slices"])
+    assert [s["in_domain"] for s in result["slices"]] == [True, False, True]
+    assert [s["grade"] == "not graded" for s in result["slices"]] == [False, True, False]
+    assert all((s["low"], s["high"]) == (0.2, 3.8) for s in result["slices"])
     assert result["slices"][1]["novelty"] > result["session"]["novelty_threshold"]
     kept = reference(np.stack([noise(0), noise(2)]))["score"]
     assert (result["series"]["n"], result["series"]["novel"]) == (3, 1)
@@ -311,13 +306,13 @@ def test_a_bundle_without_threshold_says_that_no_slice_is_judged(run: Any, tmp_p
     folder = write_marked(tmp_path / "s")
     done = run("score", folder, "--bundle", unjudged, "--csv", "a.csv", "--plot", "a.png")
     assert (done.returncode, done.stderr) == (0, "")
-    said = [line for line in done.stdout.splitlines() if "novelty threshold" in line]
-    assert len(said) == 1 and "no novelty threshold, so slices cannot be classified" in said[0]
+    lines = [line for line in done.stdout.splitlines() if "novelty threshold" in line]
+    assert len(lines) == 1 and "no novelty threshold, so slices cannot be classified" in lines[0]
     assert "3 slices: mean" in done.stdout
     rows = list(csv.DictReader(Path("a.csv").open()))
     assert {row["in_domain"] for row in rows} == {""} and all(row["novelty"] for row in rows)
     result = json.loads(run("score", folder, "--bundle", unjudged, "--json").stdout)
-    assert {one["in_domain"] for one in result["slices"]} == {None}
+    assert {s["in_domain"] for s in result["slices"]} == {None}
     assert "slices cannot be classified" in result["session"]["unjudged"]
     assert result["series"]["novel"] is None
 
@@ -337,7 +332,7 @@ def test_the_bundle_is_found_by_environment_then_folder(
 
 
 def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader far ahead of the scoring would fill the memory."""
+    """A reader that runs far ahead would fill the memory."""
     session = Session(bundle, batch=2)
     read = scored = 0
 
@@ -475,7 +470,7 @@ def test_a_failed_self_test_is_status_1(run: Any, tmp_path: Path) -> None:
     assert done.stdout == "" and done.stderr.count("\n") == 1
 
 
-def test_8_bits_on_a_processor_without_their_products_are_said_to_be_slow(
+def test_8_bits_on_a_processor_without_their_products_are_reported_as_slow(
     run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bundle = write_bundle(tmp_path / "b", precisions=("fp32", "int8"))
@@ -494,7 +489,7 @@ def test_resample_scores_other_sizes(run: Any, bundle: Path, tmp_path: Path) -> 
 
 
 def test_the_installed_command_runs_without_torch(bundle: Path, tmp_path: Path) -> None:
-    """One real process without torch: status, streams, and no traceback."""
+    """A real process without torch: status, streams, and no traceback."""
     (tmp_path / "torch.py").write_text("raise ImportError('not here')")
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "-m", "clinreadnet.cli", "score", "--bundle", str(bundle)]
@@ -516,7 +511,7 @@ def test_the_challenges_container_interface(run: Any, bundle: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert [p.name for p in out.iterdir()] == ["image-quality-scores.json"]
     scores = json.loads((out / "image-quality-scores.json").read_text())
-    assert all(isinstance(one, float) for one in scores)
+    assert all(isinstance(score, float) for score in scores)
     np.testing.assert_allclose(scores, reference(stack)["score"], rtol=1e-4)
 
 
@@ -528,7 +523,7 @@ def test_a_missing_challenge_output_is_refused_before_anything_is_scored(
 
 
 def spoil(folder: Path) -> Path:
-    """Write a good slice, one that is cut off and one whose pixels cannot be decoded."""
+    """Write a good slice, a truncated slice and a slice whose pixels cannot be decoded."""
     write_ct(folder / "good.dcm")
     make_truncated(folder)
     ds = make_ct(noise(3))
@@ -596,7 +591,7 @@ def test_a_disk_that_fills_up_does_not_cost_the_scores(
 def test_a_pipe_without_a_reader_does_not_cost_the_scores(
     run: Any, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "_READER_WAIT", 0.1)
+    monkeypatch.setattr(files, "READER_SECONDS", 0.1)
     os.mkfifo("pipe")
     path = write_ct(tmp_path / "a.dcm")
     done = run("score", path, "--bundle", bundle, "--csv", "pipe", "--json")
@@ -767,7 +762,7 @@ def test_a_writer_that_fails_costs_neither_the_scores_nor_another_output(
         raise TypeError("value of patient_name: 'Secret^Name'\nand more")
 
     monkeypatch.setattr(WRITERS[option], broken)
-    outputs = {one: one.strip("-") for one in WRITERS} | {"--plot": "a.png", "--html": "a.html"}
+    outputs = {name: name.strip("-") for name in WRITERS} | {"--plot": "a.png", "--html": "a.html"}
     given = [part for pair in outputs.items() for part in pair]
     path = write_ct(tmp_path / "a.dcm")
     done = run("score", path, "--bundle", bundle, *given, *(["--json"] if as_json else []))

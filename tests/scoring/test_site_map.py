@@ -1,4 +1,4 @@
-"""Site maps: the file, its signature, and both numbers in every output of `score`."""
+"""Site maps: the file, its signature, and both scores in every output of `score`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.command import run_command
 from support.dicom_files import write_series
 from support.site_readers import WEIGHTS, site_map, write_map
 from support.tiny_bundle import write_bundle
@@ -128,7 +129,7 @@ def test_a_signed_map_is_trusted_and_a_changed_one_is_not(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a bundle, a series, and a map for the bundle's weights."""
+    """Return a folder with a bundle, a series, and a map for the bundle's weights."""
     folder = tmp_path_factory.mktemp("site")
     write_series(folder / "series", 3)
     write_bundle(folder / "bundle")
@@ -138,10 +139,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def score(folder: Path, *arguments: object) -> Any:
-    command = ["score", folder / "series", "--bundle", folder / "bundle", *arguments]
-    result = CliRunner().invoke(app, list(map(str, command)))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    result = run_command("score", folder / "series", "--bundle", folder / "bundle", *arguments)
     assert result.exit_code == 0, result.output
     return result
 
@@ -151,18 +149,18 @@ def test_both_numbers_are_in_every_output(scored: Path, tmp_path: Path) -> None:
     outputs = ["--csv", tmp_path / "a.csv", "--html", tmp_path / "a.html", "--sr", tmp_path / "sr"]
     given = ["--site-map", scored / "map.json"]
     text = score(scored, *given, *outputs).stdout
-    found = json.loads(score(scored, *given, "--json").stdout)
-    scores = [one["score"] for one in found["slices"]]
+    document = json.loads(score(scored, *given, "--json").stdout)
+    scores = [s["score"] for s in document["slices"]]
     expected = np.interp(scores, (0.5, 1.0, 3.5), (1.25, 2.0, 4.5))
     assert not np.allclose(expected, scores)
-    assert [one["site_score"] for one in found["slices"]] == pytest.approx(expected)
-    assert found["site_map"]["readers"] == 5 and "scores" not in found["site_map"]
+    assert [s["site_score"] for s in document["slices"]] == pytest.approx(expected)
+    assert document["site_map"]["readers"] == 5 and "scores" not in document["site_map"]
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(one["site_score"]) for one in rows] == pytest.approx(expected, abs=1e-4)
-    assert [float(one["score"]) for one in rows] == pytest.approx(scores, abs=1e-4)
+    assert [float(row["site_score"]) for row in rows] == pytest.approx(expected, abs=1e-4)
+    assert [float(row["score"]) for row in rows] == pytest.approx(scores, abs=1e-4)
     name = "1 (bad) ... 5 (excellent), fitted 2026-01-31T12:00:00Z"
-    assert {one["site_map"] for one in (*rows, *found["slices"])} == {name}
+    assert {row["site_map"] for row in (*rows, *document["slices"])} == {name}
     line = "Site scores: the grade of the site's 5 readers, 1 (bad) ... 5 (excellent), by a map"
     for value, own in zip(scores, expected, strict=True):
         assert f"{value:.2f}" in text and f"{own:.2f}" in text
@@ -206,7 +204,7 @@ def test_a_plot_draws_both_scores_and_names_the_map(
     both, plain = figures
     (drawn,) = (axes for axes in both.axes if "site score" in axes.get_ylabel())
     np.testing.assert_allclose(
-        drawn.lines[0].get_ydata(), own.apply([one.score for one in report.slices])
+        drawn.lines[0].get_ydata(), own.apply([s.score for s in report.slices])
     )
     low, high = drawn.get_ylim()
     assert (low > own.bad and high < own.excellent) if falling else low < own.bad
@@ -228,9 +226,9 @@ def test_scores_beyond_the_fitted_ones_are_counted() -> None:
 
 
 def test_without_a_map_nothing_is_mapped(scored: Path, tmp_path: Path) -> None:
-    found = json.loads(score(scored, "--json").stdout)
-    assert found["site_map"] is None
-    assert {one["site_score"] for one in found["slices"]} == {None}
+    document = json.loads(score(scored, "--json").stdout)
+    assert document["site_map"] is None
+    assert {s["site_score"] for s in document["slices"]} == {None}
     assert "site" not in score(scored).stdout.replace(str(scored), "").replace("site0", "")
 
 

@@ -1,4 +1,4 @@
-"""`clinreadnet summarize`: groups, intervals, dose, drift, and what is left out."""
+"""`clinreadnet summarize`: groups, intervals, dose, drift, and excluded slices."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import math
 import subprocess
 import sys
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
+from support.command import run_command
 from support.score_files import row, write_csv, write_parquet
-from typer.testing import CliRunner
 
-from clinreadnet.cli import app
 from clinreadnet.errors import InputError
 from clinreadnet.scoring.estimate import FEWEST, estimate, student_quantile
 from clinreadnet.scoring.summary import GROUPINGS, summarize
 from clinreadnet.scoring.summary_table import print_summary
 from clinreadnet.spec import RESEARCH_USE
 
+run = partial(run_command, "summarize")
+
 
 def days(count: int, score: Any, **values: Any) -> list[dict[str, Any]]:
-    """One series of one slice on each day; ``score`` is a function of the day's number."""
+    """Return a series of one slice for each day; ``score`` is a function of the day's number."""
     return [
         row(
             series=f"{values.get('scanner', '')}/{day}",
@@ -36,13 +38,6 @@ def days(count: int, score: Any, **values: Any) -> list[dict[str, Any]]:
         )
         for day in range(count)
     ]
-
-
-def run(*arguments: object) -> Any:
-    result = CliRunner().invoke(app, ["summarize", *map(str, arguments)])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def refused(*arguments: object) -> str:
@@ -62,11 +57,11 @@ def test_students_quantile_is_that_of_the_tables(degrees: int, quantile: float) 
 
 def test_an_estimate_is_that_worked_by_hand() -> None:
     values = [1.0, 2.0, 3.0, 2.0, 2.0]  # error sqrt(0.5 / 5), t = 2.7764, so a reach of 0.8780
-    found = estimate(values, 4.0)  # of the logit log(m / (4 - m)), whose derivative is 1 at 2
-    assert found is not None and found.low is not None and found.high is not None
-    assert (found.n, found.mean, found.min, found.max) == (5, 2.0, 1.0, 3.0)
-    assert found.high == pytest.approx(4 / (1 + math.exp(-0.8780)), abs=1e-4)
-    assert found.low == pytest.approx(4 / (1 + math.exp(0.8780)), abs=1e-4)
+    result = estimate(values, 4.0)  # of the logit log(m / (4 - m)), whose derivative is 1 at 2
+    assert result is not None and result.low is not None and result.high is not None
+    assert (result.n, result.mean, result.min, result.max) == (5, 2.0, 1.0, 3.0)
+    assert result.high == pytest.approx(4 / (1 + math.exp(-0.8780)), abs=1e-4)
+    assert result.low == pytest.approx(4 / (1 + math.exp(0.8780)), abs=1e-4)
     dose = estimate(values)  # of the logarithm, whose derivative is 1 / 2
     assert dose is not None and dose.low is not None and dose.high is not None
     assert dose.high == pytest.approx(2 * math.exp(0.4390), abs=1e-4)
@@ -98,9 +93,9 @@ def test_site_scores_stand_beside_the_scores_and_name_their_map(tmp_path: Path) 
     rows += [row(series="b", score=1.0, site_score=1.0, site_map=name, in_domain=False)]
     rows += [row(series="c", score=1.0)]
     path = write_csv(tmp_path / "scores.csv", rows)
-    found = json.loads(run(path, "--json").stdout)
-    (group,) = found["groups"]
-    assert (group["site_mean"], group["quality"]["mean"], found["site_map"]) == (3.75, 2.0, name)
+    document = json.loads(run(path, "--json").stdout)
+    (group,) = document["groups"]
+    assert (group["site_mean"], group["quality"]["mean"], document["site_map"]) == (3.75, 2.0, name)
     shown = run(path).stdout
     assert " site " in shown and "3.75" in shown and "2.00" in shown
     assert f"Site scores: means of the grades of the site's readers ({name})" in shown
@@ -116,9 +111,9 @@ def test_site_scores_stand_beside_the_scores_and_name_their_map(tmp_path: Path) 
 
 @pytest.mark.parametrize("n", range(1, 7))
 def test_there_is_an_interval_from_the_stated_number_of_series_on(n: int) -> None:
-    found = estimate([1.5] * n, 4.0)
-    assert found is not None and found.mean == 1.5
-    assert (found.low is not None) == (found.high is not None) == (n >= FEWEST)
+    result = estimate([1.5] * n, 4.0)
+    assert result is not None and result.mean == 1.5
+    assert (result.low is not None) == (result.high is not None) == (n >= FEWEST)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +122,10 @@ def test_there_is_an_interval_from_the_stated_number_of_series_on(n: int) -> Non
     ids=["4", "0", "one-4", "one-0", "both", "tiny"],
 )
 def test_an_interval_stays_inside_the_grades(values: list[float]) -> None:
-    found = estimate(values, 4.0)
-    assert found is not None and found.low is not None and found.high is not None
-    assert 0 <= found.low <= found.mean <= found.high <= 4
-    assert (found.low < found.high) is (min(values) < max(values))
+    result = estimate(values, 4.0)
+    assert result is not None and result.low is not None and result.high is not None
+    assert 0 <= result.low <= result.mean <= result.high <= 4
+    assert (result.low < result.high) is (min(values) < max(values))
 
 
 @pytest.mark.parametrize("n", [5, 10, 30])
@@ -139,9 +134,9 @@ def test_an_interval_stays_inside_the_grades(values: list[float]) -> None:
 )
 def test_intervals_cover_the_mean_nearly_as_often_as_they_claim(a: int, b: float, n: int) -> None:
     draws = 4 * np.random.default_rng(n).beta(a, b, (3000, n))
-    found = [estimate(row.tolist(), 4.0) for row in draws]
+    drawn = [estimate(row.tolist(), 4.0) for row in draws]
     mean = 4 * a / (a + b)
-    inside = [e is not None and e.low is not None and e.low <= mean <= (e.high or 0) for e in found]
+    inside = [e is not None and e.low is not None and e.low <= mean <= (e.high or 0) for e in drawn]
     noise = 3 * math.sqrt(0.95 * 0.05 / 3000)
     assert 0.93 - noise < np.mean(inside) < 0.97 + noise
 
@@ -223,12 +218,12 @@ def test_a_day_is_the_mean_of_its_series(tmp_path: Path) -> None:
 
 
 def test_two_scanners_of_one_model_are_two_groups(tmp_path: Path) -> None:
-    rows = [row(series=str(n), device=one) for n, one in enumerate(["aa", "bb", "bb", None])]
+    rows = [row(series=str(n), device=device) for n, device in enumerate(["aa", "bb", "bb", None])]
     rows.append(row(series="5", scanner=None, device="aa"))
     path = write_csv(tmp_path / "s.csv", rows)
     names = ["Maker One", "Maker One (aa)", "Maker One (bb)", "not stated (aa)"]
-    found = summarize([path], ["scanner"]).groups
-    assert [(g.name, len(g.series)) for g in found] == list(zip(names, [1, 1, 2, 1], strict=True))
+    groups = summarize([path], ["scanner"]).groups
+    assert [(g.name, len(g.series)) for g in groups] == list(zip(names, [1, 1, 2, 1], strict=True))
     (group,) = json.loads(run(path, "--by", "protocol", "--json").output)["groups"]
     assert group["scanners"] == names
 
@@ -249,7 +244,8 @@ def test_what_is_not_stated_puts_no_scanners_into_one_chart(
     tmp_path: Path, by: str, first: dict[str, Any], second: dict[str, Any], chart: bool
 ) -> None:
     rows = days(12, lambda day: 2.0, **first)
-    rows += [one | {"series": f"b{n}"} for n, one in enumerate(days(12, lambda day: 3.0, **second))]
+    later = days(12, lambda day: 3.0, **second)
+    rows += [other | {"series": f"b{n}"} for n, other in enumerate(later)]
     path = write_csv(tmp_path / "s.csv", rows)
     (group,) = summarize([path], [by]).groups
     assert (group.chart is not None) is chart
@@ -280,7 +276,7 @@ def test_intervals_and_limits_stay_inside_the_grades(tmp_path: Path) -> None:
 def test_a_series_over_midnight_has_its_earliest_date(tmp_path: Path) -> None:
     rows = [row(acquired="2026-02-01"), row(acquired=None), row(acquired="2026-01-31")]
     (group,) = summarize([write_csv(tmp_path / "s.csv", rows)]).groups
-    assert [one.acquired for one in group.series] == ["2026-01-31"]
+    assert [series.acquired for series in group.series] == ["2026-01-31"]
 
 
 def test_without_dates_there_is_no_chart_and_a_line_says_so(tmp_path: Path) -> None:
@@ -374,7 +370,7 @@ def test_without_dose_the_groups_take_the_place_of_its_axis(tmp_path: Path) -> N
     groups, chart = plotted(tmp_path, rows)
     assert groups.get_xlabel().endswith("no series states a CTDIvol")
     assert [label.get_text() for label in groups.get_yticklabels()] == ["A (15)", "B (3)"]
-    assert [len(one.get_offsets()) for one in groups.collections] == [15, 3]
+    assert [len(points.get_offsets()) for points in groups.collections] == [15, 3]
     assert len(groups.lines) == 3  # two means, and the interval of A
     assert chart.get_title().startswith("A:")
 

@@ -1,19 +1,18 @@
-"""The page of a scored series, in a headless browser and in numbers."""
+"""The page of a scored series, in a headless browser and by its data."""
 
 from __future__ import annotations
 
 import io
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from support.browser import needs_chromium, tab
 from support.dicom_files import write_series
 from support.tiny_bundle import write_bundle
+from support.viewer_page import document
 
 from clinreadnet import limits
 from clinreadnet.data.region import find_body
@@ -48,19 +47,13 @@ def page(report: SeriesReport, tmp_path_factory: pytest.TempPathFactory) -> Path
     return path
 
 
-def document(text: str) -> dict[str, Any]:
-    match = re.search(r'type="application/json">(.*?)</script>', text, re.DOTALL)
-    assert match is not None
-    return json.loads(match[1])
-
-
 def test_it_holds_the_scores_and_refers_to_nothing_else(page: Path, report: SeriesReport) -> None:
     text = page.read_text()
-    found = document(text)
-    assert [s["score"] for s in found["slices"]] == [round(s.score, 6) for s in report.slices]
-    assert found["researchUse"] == RESEARCH_USE
-    assert found["slices"][0]["acquisition"]["protocol"] == HOSTILE
-    assert len(found["summary"]) == 1 and found["notes"] == [
+    content = document(text)
+    assert [s["score"] for s in content["slices"]] == [round(s.score, 6) for s in report.slices]
+    assert content["researchUse"] == RESEARCH_USE
+    assert content["slices"][0]["acquisition"]["protocol"] == HOSTILE
+    assert len(content["summary"]) == 1 and content["notes"] == [
         "Exposure (mAs) of 4 of 4 slices is tube current x time; the header states no exposure."
     ]
     assert text.count("</script>") == 2 and HOSTILE not in text
@@ -92,7 +85,7 @@ def test_too_many_slices_are_refused() -> None:
 
 
 PROBE = """(async () => {
-  const found = {};
+  const result = {};
   const drawn = async words => {
     for (let i = 0; i < 2000 && document.body.dataset.drawn !== words; i++) {
       await new Promise(done => setTimeout(done, 10));
@@ -107,27 +100,27 @@ PROBE = """(async () => {
   };
   const press = key => dispatchEvent(new KeyboardEvent("keydown", { key }));
   const start = state.index;
-  found.start = [start, await drawn(`${start} false 400 40`)];
-  press("Home"); found.home = await drawn("0 false 400 40");
-  press("ArrowRight"); found.right = await drawn("1 false 400 40");
-  press("ArrowLeft"); press("ArrowLeft"); found.left = await drawn("0 false 400 40");
-  press("m"); found.map = await drawn("0 true 400 40");
+  result.start = [start, await drawn(`${start} false 400 40`)];
+  press("Home"); result.home = await drawn("0 false 400 40");
+  press("ArrowRight"); result.right = await drawn("1 false 400 40");
+  press("ArrowLeft"); press("ArrowLeft"); result.left = await drawn("0 false 400 40");
+  press("m"); result.map = await drawn("0 true 400 40");
   const all = context.getImageData(0, 0, size, size).data;
-  found.body = Array.from({ length: size * size },
+  result.body = Array.from({ length: size * size },
     (_, i) => all[4 * i] === all[4 * i + 1] && all[4 * i] === all[4 * i + 2] ? 0 : 1).join("");
-  found.legend = getComputedStyle(el("legend")).backgroundImage;
-  press("m"); found.plain = await drawn("0 false 400 40");
+  result.legend = getComputedStyle(el("legend")).backgroundImage;
+  press("m"); result.plain = await drawn("0 false 400 40");
   el("width").value = 1400; el("width").dispatchEvent(new Event("input"));
-  found.wide = await drawn("0 false 1400 40");
+  result.wide = await drawn("0 false 1400 40");
   press("0");
   const box = el("curve").getBoundingClientRect();
   el("curve").dispatchEvent(new MouseEvent("click",
     { clientX: box.left + box.width * 545 / 560, clientY: box.top + 50 }));
-  found.clicked = await drawn("3 false 400 40");
-  found.worst = [...document.querySelectorAll("#worst button")].map(b => Number(b.value));
-  found.overflow = document.documentElement.scrollWidth - innerWidth;
-  found.fetched = performance.getEntriesByType("resource").map(e => e.name.slice(0, 40));
-  return found;
+  result.clicked = await drawn("3 false 400 40");
+  result.worst = [...document.querySelectorAll("#worst button")].map(b => Number(b.value));
+  result.overflow = document.documentElement.scrollWidth - innerWidth;
+  result.fetched = performance.getEntriesByType("resource").map(e => e.name.slice(0, 40));
+  return result;
 })()"""
 
 
@@ -137,11 +130,11 @@ def test_keys_clicks_and_the_window_work_in_a_browser(
 ) -> None:
     with tab(tmp_path / "profile") as opened:
         opened.open(page, width=390)
-        found = opened.run(PROBE)
-    assert opened.said == []
-    scores = [one.score for one in report.slices]
-    assert found["worst"] == sorted(range(4), key=lambda i: scores[i])
-    assert found["start"] == [found["worst"][0], found["start"][1]]
+        seen = opened.run(PROBE)
+    assert opened.messages == []
+    scores = [s.score for s in report.slices]
+    assert seen["worst"] == sorted(range(4), key=lambda i: scores[i])
+    assert seen["start"] == [seen["worst"][0], seen["start"][1]]
     for key, drawn in (
         ("home", "0 false 400 40"),
         ("right", "1 false 400 40"),
@@ -151,49 +144,49 @@ def test_keys_clicks_and_the_window_work_in_a_browser(
         ("wide", "0 false 1400 40"),
         ("clicked", "3 false 400 40"),
     ):
-        assert found[key]["drawn"] == drawn, key
+        assert seen[key]["drawn"] == drawn, key
 
     def grey(index: int, width: float) -> float:
         hu = report.refs[index].load()[200:264, 100:164]
         return float(np.mean(255 * np.clip((hu - 40 + width / 2) / width, 0, 1)))
 
-    assert found["home"]["grey"] == pytest.approx(grey(0, 400), abs=1)
-    assert found["right"]["grey"] == pytest.approx(grey(1, 400), abs=1)
-    assert found["wide"]["grey"] == pytest.approx(grey(0, 1400), abs=1)
-    assert found["home"]["colour"] == found["plain"]["colour"] == 0
-    assert found["map"]["colour"] > 10
+    assert seen["home"]["grey"] == pytest.approx(grey(0, 400), abs=1)
+    assert seen["right"]["grey"] == pytest.approx(grey(1, 400), abs=1)
+    assert seen["wide"]["grey"] == pytest.approx(grey(0, 1400), abs=1)
+    assert seen["home"]["colour"] == seen["plain"]["colour"] == 0
+    assert seen["map"]["colour"] > 10
     body = find_body(report.refs[0].load())
     assert 0.5 < body.mean() < 0.95
-    coloured = np.array(list(found["body"]), int).reshape(512, 512) == 1
+    coloured = np.array(list(seen["body"]), int).reshape(512, 512) == 1
     np.testing.assert_array_equal(coloured, body)  # and not the air around it
     colours = ", ".join(f"rgba({r}, {g}, {b}, {OPACITY})" for r, g, b in VIRIDIS)
-    assert found["legend"] == (
+    assert seen["legend"] == (
         f"linear-gradient(to right, {colours}), linear-gradient(to top, rgb(0, 0, 0), "
         "rgb(255, 255, 255))"
     )
-    assert found["overflow"] <= 0
-    assert [one for one in found["fetched"] if not one.startswith("data:")] == []
+    assert seen["overflow"] <= 0
+    assert [url for url in seen["fetched"] if not url.startswith("data:")] == []
 
 
 @needs_chromium
 def test_long_names_of_series_are_folded_and_each_slice_names_its_series(
     report: SeriesReport, tmp_path: Path
 ) -> None:
-    slices = [replace(one, series="1.2." + str(i // 2) * 58) for i, one in enumerate(report.slices)]
+    slices = [replace(s, series="1.2." + str(i // 2) * 58) for i, s in enumerate(report.slices)]
     least = ProtocolLimits("limits.toml", Section("*", {"least_score": 3.99}))
     target = tmp_path / "page.html"
     write_html(with_limits(replace(report, slices=slices), least), target)
     with tab(tmp_path / "profile") as opened:
         opened.open(target, width=390)
-        found = opened.run("""(() => {
+        seen = opened.run("""(() => {
           const captions = slices.map((one, i) => { show(i); return el("caption").textContent; });
           return { captions, notes: el("notes").textContent,
             overflow: document.documentElement.scrollWidth - innerWidth };
         })()""")
-    assert found["notes"].count("Limit exceeded: 1.2.") == 2
-    assert found["overflow"] <= 0
-    named = [re.search(r", series (\d), ", one) for one in found["captions"]]
-    assert [one and one[1] for one in named] == ["1", "1", "2", "2"]
+    assert seen["notes"].count("Limit exceeded: 1.2.") == 2
+    assert seen["overflow"] <= 0
+    named = [re.search(r", series (\d), ", caption) for caption in seen["captions"]]
+    assert [match and match[1] for match in named] == ["1", "1", "2", "2"]
 
 
 CONTRAST = 4.5
@@ -211,7 +204,7 @@ THEME = """(() => {
 
 
 def luminance(colour: str) -> float:
-    """The relative luminance of ``rgb(r, g, b)``."""
+    """Return the relative luminance of ``rgb(r, g, b)``."""
     parts = [int(part) / 255 for part in re.findall(r"[0-9]+", colour)[:3]]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
@@ -224,10 +217,10 @@ def test_it_can_be_read_in_the_light_and_in_the_dark_theme(
 ) -> None:
     with tab(tmp_path / "profile") as opened:
         opened.open(page, scheme=scheme)
-        found = opened.run(THEME)
-    assert found["dark"] is dark
-    paper = luminance(found["paper"])
+        seen = opened.run(THEME)
+    assert seen["dark"] is dark
+    paper = luminance(seen["paper"])
     assert (paper < 0.1) is dark
     for name in ("ink", "note", "axis", "line"):
-        low, high = sorted((paper, luminance(found[name])))
+        low, high = sorted((paper, luminance(seen[name])))
         assert (high + 0.05) / (low + 0.05) >= CONTRAST, name

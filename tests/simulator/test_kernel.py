@@ -17,7 +17,7 @@ SCANNED = {
 
 
 def noise_power(kernel: Kernel, pixel_mm: float) -> np.ndarray:
-    """Noise of filtered back-projection: the ramp times the squared response."""
+    """Return the noise of filtered back-projection: the ramp times the squared response."""
     f = np.arange(0.125, 0.5, 0.05)
     power = f * kernel.response((f / pixel_mm).astype(np.float32)) ** 2
     return power / power[0]

@@ -1,4 +1,4 @@
-"""The local truth: what a tile's quality follows, and how it agrees with the image's."""
+"""The local truth: the quality of tiles, and its agreement with the image's quality."""
 
 from dataclasses import replace
 

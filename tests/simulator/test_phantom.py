@@ -51,24 +51,24 @@ def test_same_arguments_same_bytes(phantoms):
 
 
 def test_seed_and_anatomy_both_matter(phantoms):
-    here = phantoms[0]
-    for other in (draw_phantom(9, 0, here.level), draw_phantom(8, 1, here.level)):
-        assert np.abs(other.hu - here.hu).mean() > 20
+    phantom = phantoms[0]
+    for other in (draw_phantom(9, 0, phantom.level), draw_phantom(8, 1, phantom.level)):
+        assert np.abs(other.hu - phantom.hu).mean() > 20
 
 
 def test_patient_changes_slowly_along_z():
     step = 5 / PATIENT_LENGTH_MM
-    here, near, far = (draw_phantom(4, 0, level) for level in (0.40, 0.40 + step, 0.80))
-    assert near.phase == here.phase and near.pixel_mm == here.pixel_mm
-    small = np.abs(near.hu - here.hu)[here.body].mean()
-    large = np.abs(far.hu - here.hu)[here.body].mean()
+    first_slice, near, far = (draw_phantom(4, 0, level) for level in (0.40, 0.40 + step, 0.80))
+    assert near.phase == first_slice.phase and near.pixel_mm == first_slice.pixel_mm
+    small = np.abs(near.hu - first_slice.hu)[first_slice.body].mean()
+    large = np.abs(far.hu - first_slice.hu)[first_slice.body].mean()
     assert 0 < small < 0.6 * large
     # Texture too: alike in neighbouring slices, but no columns along the patient. The back muscles
     # hold nothing but texture.
-    rows = np.indices(here.hu.shape)[0]
-    back = here.tissue & near.tissue & (rows > np.quantile(rows[here.body], 0.85))
+    rows = np.indices(first_slice.hu.shape)[0]
+    back = first_slice.tissue & near.tissue & (rows > np.quantile(rows[first_slice.body], 0.85))
     assert back.sum() > 1000
-    first, second = ((p.hu - uniform_filter(p.hu, 9))[back] for p in (here, near))
+    first, second = ((p.hu - uniform_filter(p.hu, 9))[back] for p in (first_slice, near))
     assert 0.3 < np.corrcoef(first, second)[0, 1] < 0.98
 
 

@@ -21,7 +21,7 @@ def phantom():
 
 
 def slice_of(phantom, size):
-    """The phantom's attenuation at one size: every k-th pixel, on an even or an odd grid."""
+    """Return the phantom's attenuation at a size: every k-th pixel, on an even or odd grid."""
     step = -(-phantom.hu.shape[0] // size)
     picked = (np.arange(size) - size // 2) * step + phantom.hu.shape[0] // 2
     hu = np.pad(phantom.hu, 64, constant_values=-1000)[np.ix_(picked + 64, picked + 64)]
@@ -49,7 +49,7 @@ def test_forward_equals_radon(phantom, size, views):
 
 
 def hann(size):
-    """The Hann window of scikit-image, for a real FFT."""
+    """Return the Hann window of scikit-image, for a real FFT."""
     window = np.fft.fftshift(np.hanning(size))
     # An even-length np.hanning is off centre by half a bin; the real part of the inverse transform
     # sees the mean of both sides, and a one-sided transform must be given that mean.

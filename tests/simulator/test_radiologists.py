@@ -52,7 +52,7 @@ def test_label_is_a_step_of_a_fifth(ballots, mean):
 
 @pytest.fixture(scope="module")
 def qualities():
-    """Noiseless qualities of a thousand simulated images, from what was measured on them."""
+    """Return noiseless qualities of a thousand simulated images, drawn from measured ones."""
     # Recorded by `python -m bench.records.simulated_set DIR --measurements`.
     measured = json.loads(Path(__file__).with_name("simulated_measurements.json").read_text())
     columns = ("noise_hu", "streak_hu", "edge_loss", "detail_loss")

@@ -53,7 +53,7 @@ def copies(everything):
 
 
 def test_twelve_levels_times_views(degraded, everything):
-    assert len(degraded) == SCANS == 12 and len(everything) == DEGRADATIONS == SCANS + COPIES
+    assert len(degraded) == SCANS == 12 and len(everything) == DEGRADATIONS == SCANS + len(COPIES)
     assert all(made.denoiser is None and made.source is None for made in degraded)
     assert [made.views for made in degraded] == list(VIEWS) * 4
     exposures = [made.exposure for made in degraded[:: len(VIEWS)]]

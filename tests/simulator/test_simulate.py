@@ -101,7 +101,7 @@ def test_simulate_anatomy_is_what_the_folder_holds(simulated, records):
 
 @pytest.fixture(scope="module")
 def scanned(tmp_path_factory):
-    """A folder of one DICOM slice, with noise of its own."""
+    """Return a folder of one DICOM slice with noise."""
     folder = tmp_path_factory.mktemp("scanned")
     phantom = draw_phantom(5, 1, 0.3)
     noise = np.random.default_rng(0).normal(0, 10, phantom.hu.shape).astype(np.float32)

@@ -25,6 +25,7 @@ class Binding:
     Attributes:
         touched: what was used of it, such as ``Builder.create_network/1`` (with the number of
             arguments), ``IBuilderConfig.flags`` and ``IBuilderConfig.progress_monitor =``.
+        constructed: arguments of the last object that was made of each class.
         script: answers other than the declared type's plain one, by class and attribute: a value
             for a property, a function of the instance and the arguments for a method.
     """
@@ -33,6 +34,7 @@ class Binding:
         self.real = real
         self.script = script
         self.touched: set[str] = set()
+        self.constructed: dict[str, tuple[Any, ...]] = {}
 
     def module(self, name: str) -> types.ModuleType:
         """Return what ``import name`` is to give."""
@@ -42,7 +44,7 @@ class Binding:
             __version__ = self.real.__version__
 
             def __getattr__(self, attribute: str) -> Any:
-                return binding._member(attribute)
+                return binding.member(attribute)
 
         return Module(name)
 
@@ -59,7 +61,8 @@ class Binding:
             return next(iter(kind.__members__.values()))
         return Instance(self, kind)
 
-    def _member(self, name: str) -> Any:
+    def member(self, name: str) -> Any:
+        """Return an attribute of the module."""
         if name.startswith("__"):
             raise AttributeError(name)
         kind = getattr(self.real, name)  # AttributeError where the binding has no such class
@@ -73,6 +76,7 @@ class Binding:
     def _construct(self, kind: type, *arguments: Any) -> Instance:
         _bind(vars(kind)["__init__"].__doc__, "__init__", (None, *arguments), {})
         self.touched.add(f"{kind.__name__}/{len(arguments)}")
+        self.constructed[kind.__name__] = arguments
         return Instance(self, kind)
 
 
@@ -146,7 +150,7 @@ def _bind(doc: str | None, name: str, arguments: tuple[Any, ...], named: dict[st
 
 def _signatures(doc: str, name: str) -> list[tuple[list[inspect.Parameter], str]]:
     """Parse the signatures that pybind11 writes at the head of a docstring."""
-    found = []
+    signatures = []
     pattern = rf"^\s*(?:\d+\. )?{re.escape(name)}\((?P<parameters>.*)\) -> (?P<returned>\S+.*)$"
     for match in re.finditer(pattern, doc, re.MULTILINE):
         parts = [p for p in _split(match["parameters"]) if p not in ("*args", "**kwargs")]
@@ -159,8 +163,8 @@ def _signatures(doc: str, name: str) -> list[tuple[list[inspect.Parameter], str]
             )
             for part in parts
         ]
-        found.append((parameters, match["returned"]))
-    return found
+        signatures.append((parameters, match["returned"]))
+    return signatures
 
 
 def _split(text: str) -> list[str]:

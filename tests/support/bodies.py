@@ -17,3 +17,8 @@ def body(hu: float) -> NDArray[np.float32]:
     image[400:420, 236:276] = 300
     image[-1, -1] = hu
     return image
+
+
+def some_hu(n: int) -> NDArray[np.float32]:
+    """Return n slices of noise, [n, 512, 512]."""
+    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)

@@ -28,14 +28,14 @@ needs_chromium = pytest.mark.skipif(
 
 WAIT = 240
 """Seconds that a page gets to answer: a busy machine starts a browser slowly."""
-SAYS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+CONSOLE_EVENTS = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
 """Events of whatever a page writes to its console."""
 
 
 class Tab:
     """One page of a browser.
 
-    ``said`` holds the events of everything the page wrote to its console.
+    ``messages`` holds the events of what the page wrote to its console.
     """
 
     def __init__(self, to: int, back: int) -> None:
@@ -43,7 +43,7 @@ class Tab:
         self._rest = b""
         self._number = 0
         self._session: str | None = None
-        self.said: list[dict[str, Any]] = []
+        self.messages: list[dict[str, Any]] = []
         self._until = time.monotonic() + WAIT
 
     def attach(self) -> None:
@@ -72,12 +72,12 @@ class Tab:
             pass
 
     def run(self, expression: str) -> Any:
-        """What a JavaScript expression, or the promise it gives, comes to."""
-        found = self.call(
+        """Return the value of a JavaScript expression, or of its promise."""
+        result = self.call(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1
@@ -100,21 +100,21 @@ class Tab:
             assert more, "the browser ended"
             self._rest += more
         message, self._rest = self._rest.split(b"\0", 1)
-        found: dict[str, Any] = json.loads(message)
-        if found.get("method") in SAYS:
-            self.said.append(found)
-        return found
+        answer: dict[str, Any] = json.loads(message)
+        if answer.get("method") in CONSOLE_EVENTS:
+            self.messages.append(answer)
+        return answer
 
 
 @contextmanager
 def tab(profile: Path) -> Iterator[Tab]:
-    """A tab of a new browser that keeps its own files in ``profile``."""
+    """Open a tab of a new browser that keeps its own files in ``profile``."""
     assert CHROMIUM is not None
     pipes = [*os.pipe(), *os.pipe()]
     # The browser reads from descriptor 3 and writes to 4, which our own ends must not hold.
-    theirs_in, to, back, theirs_out = (fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 10) for one in pipes)
-    for one in pipes:
-        os.close(one)
+    theirs_in, to, back, theirs_out = (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in pipes)
+    for fd in pipes:
+        os.close(fd)
 
     def descriptors() -> None:
         os.dup2(theirs_in, 3)

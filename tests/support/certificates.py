@@ -22,16 +22,16 @@ class Authority:
         self.path = folder / f"{name}.pem"
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        made = self._sign(self._name, self._key.public_key(), days=30, authority=True)
-        self.path.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        certificate = self._sign(self._name, self._key.public_key(), days=30, authority=True)
+        self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def files(self, name: str, *, days: float = 30) -> TlsFiles:
         """Write ``name.pem`` and ``name.key``; the certificate ends after some days from now."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        made = self._sign(subject, key.public_key(), days=days, authority=False)
+        signed = self._sign(subject, key.public_key(), days=days, authority=False)
         certificate, secret = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+        certificate.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
         secret.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM,

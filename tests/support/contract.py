@@ -55,6 +55,7 @@ def run_builder(real: types.ModuleType, flavour: str) -> set[str]:
     products = (real.LayerType.MATRIX_MULTIPLY, real.LayerType.CONVOLUTION)
     half = (real.float16, real.float16)
     layers: list[Instance] = []
+    outputs: list[Instance] = []
 
     def build(builder: Instance, network: Instance, config: Instance) -> bytes:
         monitor = config.progress_monitor
@@ -81,15 +82,16 @@ def run_builder(real: types.ModuleType, flavour: str) -> set[str]:
     overridden: set[str] = set()
     for kind, dtype in zip(products, half, strict=True):
         output = Instance(binding, real.ITensor, dtype=dtype)
-        script["ILayer", "get_output"] = lambda layer, index: layer._values["output"]
-        layers.append(Instance(binding, real.ILayer, type=kind, output=output))
+        script["ILayer", "get_output"] = lambda layer, index: outputs[layers.index(layer)]
+        outputs.append(output)
+        layers.append(Instance(binding, real.ILayer, type=kind))
     for module in (options, tensorrt):
         module.find_gpus = lambda: [GPU]  # type: ignore[attr-defined]
 
     with tempfile.TemporaryDirectory() as folder, progress_bar() as bar:
         offered = flavours.newest(flavour).options
         cache = Path(folder) / "cache"
-        asked = options.BuildOptions(
+        chosen = options.BuildOptions(
             version_compatible="version_compatible" in offered,
             hardware_compatible="hardware_compatible" in offered,
             strip_weights="strip_weights" in offered,
@@ -98,13 +100,14 @@ def run_builder(real: types.ModuleType, flavour: str) -> set[str]:
             workspace_mib=64 if "workspace_mib" in offered else None,
             platform="windows" if "platform" in offered else None,
         )
-        assert set(asked.asked()) == offered
+        assert set(chosen.asked()) == offered
         builder = tensorrt.EngineBuilder(
             "graph.onnx", precision="fp16", flavour=flavour, islands={}
         )
-        overridden.update(check_overrides(type(builder._logger)))
-        builder._logger.log(real.ILogger.INTERNAL_ERROR, "message\nmore")
-        engine = builder.build("sm89", BATCH, bar, asked)
+        (logger,) = binding.constructed["Builder"]
+        overridden.update(check_overrides(type(logger)))
+        logger.log(real.ILogger.INTERNAL_ERROR, "message\nmore")
+        engine = builder.build("sm89", BATCH, bar, chosen)
         builder.write(engine, Path(folder) / "x.engine", "sm89", BATCH)
         assert cache.exists() == ("timing_cache" in offered)
 
@@ -180,7 +183,8 @@ def run_runner(real: types.ModuleType, flavour: str, lean: bool) -> set[str]:
             weights=b"graph",
             cache=cache,
         )
-        overridden = check_overrides(type(backend._logger))
+        (logger,) = binding.constructed["Runtime"]
+        overridden = check_overrides(type(logger))
         for n in (4, 1, 4):
             backend.run(np.zeros((n, 1, 512, 512), np.float32))
         backend.close()

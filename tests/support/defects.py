@@ -1,4 +1,4 @@
-"""Wrong copies of an ONNX graph of the network: what verification must notice.
+"""Defects of the ONNX graph of the network, which verification must detect.
 
 `Network` finds the parts of a graph by its operators, not by names, so that the graphs of every
 precision can be changed in the same way. A `Defect` is one mistake that an exporter, a converter or
@@ -21,12 +21,12 @@ class Attention:
     """Parts of one block's attention.
 
     Attributes:
-        split: of q, k and v.
+        split: splits q, k and v.
         temperature: multiplies q by its constant.
         scores: product of q and k.
         bias: adds the position bias to the scores.
         mask: forbids pairs in other regions; None in a block that does not shift.
-        softmax: of the lowest octave; the others are its powers.
+        softmax: softmax of the lowest octave. The other octaves are its powers.
         gates: read the octaves' gates, the lowest octave first.
         values: product of the weights and v.
     """
@@ -200,10 +200,10 @@ class Network:
         return Attention(split, temperature, scores, bias, mask, softmax, gates, values)
 
     def _joins_branch(self, node: NodeProto) -> bool:
-        made = [self.producers.get(name) for name in node.input]
-        return all(made) and any(
+        producers = [self.producers.get(name) for name in node.input]
+        return all(producers) and any(
             n is not None and n.op_type == "Add" and any(map(self.is_constant, n.input))
-            for n in made
+            for n in producers
         )
 
 
@@ -213,9 +213,9 @@ class Defect:
 
     Attributes:
         name: short, unique.
-        what: what is wrong, for a person.
-        make: makes it in a graph.
-        batch: whether it shows only in a batch of several slices.
+        what: description of the defect.
+        make: function that changes a graph.
+        batch: whether only a batch of several slices shows it.
     """
 
     name: str
@@ -264,7 +264,7 @@ def _no_clip_below(net: Network) -> None:
 @_defect("a pixel above 3000 HU adds 1 to the score")
 def _bright_pixel(net: Network) -> None:
     def make(old: str) -> list[NodeProto]:
-        one, limit = (net.add_constant(np.array(v, np.float32)) for v in (1.0, 3000.0))
+        weight, limit = (net.add_constant(np.array(v, np.float32)) for v in (1.0, 3000.0))
         axes = net.add_constant(np.array([1, 2, 3]))
         names = [net.new("bright") for _ in range(5)]
         return [
@@ -272,7 +272,7 @@ def _bright_pixel(net: Network) -> None:
             helper.make_node("ReduceMax", [names[0], axes], [names[1]], keepdims=0),
             helper.make_node("Greater", [names[1], limit], [names[2]]),
             helper.make_node("Cast", [names[2]], [names[3]], to=TensorProto.FLOAT),
-            helper.make_node("Mul", [names[3], one], [names[4]]),
+            helper.make_node("Mul", [names[3], weight], [names[4]]),
             helper.make_node("Add", [old, names[4]], ["score"]),
         ]
 
@@ -579,11 +579,11 @@ def _ninth_slice(net: Network) -> None:
 @_defect("from the second slice of a batch on, slices have their neighbour's score", batch=True)
 def _neighbours_score(net: Network) -> None:
     def make(old: str) -> list[NodeProto]:
-        one, zero = (net.add_constant(np.array(v, np.int64)) for v in (1, 0))
+        step, zero = (net.add_constant(np.array(v, np.int64)) for v in (1, 0))
         names = [net.new("neighbour") for _ in range(3)]
         return [
             *_positions(net, old, names[0]),
-            helper.make_node("Sub", [names[0], one], [names[1]]),
+            helper.make_node("Sub", [names[0], step], [names[1]]),
             helper.make_node("Max", [names[1], zero], [names[2]]),
             helper.make_node("Gather", [old, names[2]], ["score"], axis=0),
         ]
@@ -609,10 +609,10 @@ def _neighbours_map(net: Network) -> None:
 
 def _positions(net: Network, vector: str, name: str) -> list[NodeProto]:
     """Return nodes that number the elements of a vector [n] from 0, int64."""
-    zero, one, axis = (net.add_constant(np.array(v, np.int64)) for v in (0, 1, [0]))
+    zero, step, axis = (net.add_constant(np.array(v, np.int64)) for v in (0, 1, [0]))
     shape, length = net.new("shape"), net.new("length")
     return [
         helper.make_node("Shape", [vector], [shape]),
         helper.make_node("Squeeze", [shape, axis], [length]),
-        helper.make_node("Range", [zero, length, one], [name]),
+        helper.make_node("Range", [zero, length, step], [name]),
     ]

@@ -28,11 +28,11 @@ class DicomWebService:
     """Answers on 127.0.0.1.
 
     Attributes:
-        port: its port.
+        port: port of the service.
         received: data sets of the requests that were read.
-        headers: those of each request.
-        paths: those of each request.
-        answers: status, body and header lines of the next answers; then 200 and what is stored.
+        headers: header lines of each request.
+        paths: path of each request.
+        answers: status, body and header lines of the next answers. Later answers are 200.
         reads: whether it reads a request before it answers and closes.
     """
 
@@ -85,8 +85,8 @@ def parts(content_type: str, body: bytes) -> list[Dataset]:
     message = email.message_from_bytes(head + body, policy=HTTP)
     assert message.get_content_type() == "multipart/related"
     assert message.get_param("type") == "application/dicom" and not message.defects
-    found: list[Dataset] = []
+    datasets: list[Dataset] = []
     for part in message.iter_parts():
         assert part.get_content_type() == "application/dicom"
-        found.append(pydicom.dcmread(BytesIO(part.get_payload(decode=True))))
-    return found
+        datasets.append(pydicom.dcmread(BytesIO(part.get_payload(decode=True))))
+    return datasets

@@ -16,7 +16,7 @@ def paint(image: Image, cover: Image, value: float) -> None:
 
 
 def abdomen(wide: float = 220, tall: float = 160) -> Image:
-    """Skin, fat, organs and a spine; half-axes in pixels."""
+    """Draw skin, fat, organs and a spine; half-axes in pixels."""
     image = np.full((512, 512), AIR, np.float32)
     paint(image, ellipse((0, 0), (wide, tall)), -100)
     paint(image, ellipse((0, 0), (wide * 0.88, tall * 0.85)), 50)
@@ -37,7 +37,7 @@ def abdomen_with_arms() -> Image:
 
 
 def dome() -> Image:
-    """Lungs behind the liver."""
+    """Draw lungs behind the liver."""
     image = abdomen()
     for side in (-1, 1):
         paint(image, ellipse((side * 110, 50), (70, 52)), -850)
@@ -48,7 +48,7 @@ def dome() -> Image:
 
 
 def hips() -> Image:
-    """Two femoral heads in their sockets, and no spine."""
+    """Draw two femoral heads in their sockets, and no spine."""
     image = np.full((512, 512), AIR, np.float32)
     paint(image, ellipse((0, 0), (235, 160)), -100)
     paint(image, ellipse((0, 0), (200, 130)), 50)
@@ -74,7 +74,7 @@ def head() -> Image:
 
 
 def face() -> Image:
-    """Bone and air here and there: nothing is enclosed."""
+    """Draw scattered bone and air, of which nothing is enclosed."""
     image = np.full((512, 512), AIR, np.float32)
     paint(image, ellipse((0, 0), (170, 190)), -90)
     paint(image, ellipse((0, 0), (155, 175)), 50)
@@ -87,7 +87,7 @@ def face() -> Image:
 
 
 def neck() -> Image:
-    """A spine, an airway, and little else; 120 cm2 at 0.5 mm."""
+    """Draw a spine and an airway; 120 cm2 at 0.5 mm."""
     image = np.full((512, 512), AIR, np.float32)
     paint(image, ellipse((0, 0), (125, 120)), -100)
     paint(image, ellipse((0, 0), (105, 100)), 55)
@@ -108,7 +108,7 @@ def shoulders() -> Image:
 
 
 def limbs() -> Image:
-    """Two legs."""
+    """Draw two legs."""
     image = np.full((512, 512), AIR, np.float32)
     for side in (-1, 1):
         paint(image, ellipse((side * 120, 0), (90, 95)), -100)
@@ -118,7 +118,7 @@ def limbs() -> Image:
 
 
 def spine() -> Image:
-    """A spine in a field of view that the body fills."""
+    """Draw a spine in a field of view that the body fills."""
     image = np.full((512, 512), 55, np.float32)
     image[:, :40] = -100
     image[440:] = AIR
@@ -127,7 +127,7 @@ def spine() -> Image:
 
 
 def phantom() -> Image:
-    """Water in a shell, with an insert as dense as bone."""
+    """Draw water in a shell, with an insert as dense as bone."""
     image = np.full((512, 512), AIR, np.float32)
     paint(image, ellipse((0, 0), (200, 200)), 120)
     paint(image, ellipse((0, 0), (195, 195)), 0)
@@ -136,7 +136,7 @@ def phantom() -> Image:
 
 
 def air() -> Image:
-    """A table, and nobody on it."""
+    """Draw an empty table."""
     image = np.full((512, 512), AIR, np.float32)
     image[400:408, 60:450] = 100
     return image

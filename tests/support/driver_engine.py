@@ -21,7 +21,7 @@ THREADS = 256
 ENTRY = "outputs"
 ENGINE = b"""
 .version 7.0
-.target sm_70
+.target sm_75
 .address_size 64
 .visible .entry outputs(
     .param .u64 hu,
@@ -71,7 +71,7 @@ ENGINE = b"""
 
 
 def expected(hu: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """What the engine computes from the first pixel of each slice [B, 1, 512, 512]."""
+    """Return the engine's outputs for the first pixel of each slice [B, 1, 512, 512]."""
     first = hu.reshape(len(hu), -1)[:, 0]
     return {
         "score": first,
@@ -82,13 +82,13 @@ def expected(hu: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
 
 
 def module() -> types.ModuleType:
-    """The module of a TensorRT 11 whose engines are PTX."""
-    made: Any = types.ModuleType("tensorrt")
-    made.__version__ = "11.4.0.9"
-    made.ILogger = ILogger
-    made.ExecutionContextAllocationStrategy = TensorRTAllocation
-    made.Runtime = _Runtime
-    return made
+    """Return the module of a TensorRT 11 whose engines are PTX."""
+    tensorrt: Any = types.ModuleType("tensorrt")
+    tensorrt.__version__ = "11.4.0.9"
+    tensorrt.ILogger = ILogger
+    tensorrt.ExecutionContextAllocationStrategy = TensorRTAllocation
+    tensorrt.Runtime = _Runtime
+    return tensorrt
 
 
 def _call(name: str, *arguments: Any) -> None:
@@ -126,8 +126,8 @@ class _Engine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(n, *SHAPES["hu"][1:]) for n in BATCH]
 
-    def create_execution_context(self, how: TensorRTAllocation) -> _Context:
-        assert how is TensorRTAllocation.USER_MANAGED
+    def create_execution_context(self, allocation: TensorRTAllocation) -> _Context:
+        assert allocation is TensorRTAllocation.USER_MANAGED
         return _Context(self.function)
 
 

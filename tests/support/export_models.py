@@ -16,7 +16,7 @@ except FlavourMissing as missing:
 
 
 def disc(noise: float, seed: int = 0) -> NDArray[np.float32]:
-    """A body of soft tissue in air with noise in HU: [512, 512]."""
+    """Return a body of soft tissue in air with noise in HU: [512, 512]."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[-256:256, -256:256]
     hu = np.where(x**2 + y**2 < 200**2, 40.0, -1000.0) + rng.normal(0, noise, x.shape)

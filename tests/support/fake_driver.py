@@ -19,6 +19,7 @@ from clinreadnet.kernels.ptx.errors import Misaligned, OutOfBounds, PtxError
 from clinreadnet.kernels.ptx.launch import execute
 from clinreadnet.kernels.ptx.memory import GlobalMemory
 from clinreadnet.kernels.ptx.parse import parse
+from support.fake_pycuda import write
 
 INVALID_VALUE, INVALID_IMAGE, NOT_FOUND = 1, 200, 500
 ILLEGAL_ADDRESS, MISALIGNED_ADDRESS, LAUNCH_FAILED = 700, 716, 719
@@ -95,11 +96,11 @@ class FakeDriver:
         return 0
 
     def _cuDeviceGetCount(self, count: Any) -> int:
-        _set(count, 1)
+        write(count, 1)
         return 0
 
     def _cuDeviceGet(self, device: Any, ordinal: int) -> int:
-        _set(device, 0)
+        write(device, 0)
         return 0
 
     def _cuDeviceGetName(self, name: Any, size: int, device: int) -> int:
@@ -107,16 +108,16 @@ class FakeDriver:
         return 0
 
     def _cuDeviceGetAttribute(self, value: Any, attribute: int, device: int) -> int:
-        _set(value, {75: self.capability // 10, 76: self.capability % 10}[attribute])
+        write(value, {75: self.capability // 10, 76: self.capability % 10}[attribute])
         return 0
 
     def _cuDeviceTotalMem_v2(self, size: Any, device: int) -> int:
-        _set(size, 2**30)
+        write(size, 2**30)
         return 0
 
     def _cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> int:
         self.retained = True
-        _set(context, 1)
+        write(context, 1)
         return 0
 
     def _cuDevicePrimaryCtxRelease_v2(self, device: int) -> int:
@@ -145,7 +146,7 @@ class FakeDriver:
         if ".entry" not in text:
             return INVALID_IMAGE
         self._modules[len(self._functions) + 100] = text
-        _set(module, len(self._functions) + 100)
+        write(module, len(self._functions) + 100)
         return 0
 
     def _cuModuleUnload(self, module: int) -> int:
@@ -157,7 +158,7 @@ class FakeDriver:
         if re.search(rf"\.entry\s+{entry.decode()}\s*\(", text) is None:
             return NOT_FOUND
         self._functions.append((text, entry.decode()))
-        _set(function, len(self._functions))
+        write(function, len(self._functions))
         return 0
 
     def _cuFuncSetAttribute(self, function: int, attribute: int, value: int) -> int:
@@ -167,7 +168,7 @@ class FakeDriver:
 
     def _cuMemAlloc_v2(self, pointer: Any, size: int) -> int:
         self.memory[self._address] = bytearray(size)
-        _set(pointer, self._address)
+        write(pointer, self._address)
         self._address += -(-size // 4096) * 4096 + 4096
         return self.stopped
 
@@ -193,7 +194,7 @@ class FakeDriver:
         return self.stopped
 
     def _cuGetErrorName(self, code: int, name: Any) -> int:
-        _set(name, _NAMES.get(code))
+        write(name, _NAMES.get(code))
         return 0
 
     def _cuLaunchKernel(
@@ -243,11 +244,6 @@ class FakeDriver:
             if start <= pointer and pointer + size <= start + len(data):
                 return start, pointer - start
         raise AssertionError(f"{hex(pointer)} is no allocated memory")
-
-
-def _set(reference: Any, value: Any) -> None:
-    """Write through ``ctypes.byref``."""
-    reference._obj.value = value
 
 
 def _parameter_types(text: str, entry: str) -> list[str]:

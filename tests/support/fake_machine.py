@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ import pytest
 from clinreadnet.runtime import Session, gpu, verdict
 from clinreadnet.runtime.backends import cuda_graph
 from clinreadnet.runtime.backends.kernel_cache import CACHE_VARIABLE
+from clinreadnet.runtime.backends.loading import SessionOptions, open_backend
+from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, BuiltOn, Parity
 from clinreadnet.runtime.verdict import current_platform
@@ -67,6 +71,16 @@ class Machine:
         entry = dataclasses.replace(entry, **changes)
         write_manifest(dataclasses.replace(manifest, artifacts=(*manifest.artifacts, entry)), path)
         return path
+
+    @contextmanager
+    def backend(self, engine: Engine | None = None, **options: Any) -> Iterator[TensorRTBackend]:
+        """Load a backend as a session does, without its self-test."""
+        bundle = self.bundle(engine)
+        manifest = load_manifest(bundle)
+        loaded = open_backend(self.flavour, bundle, manifest, SessionOptions(**options))
+        assert isinstance(loaded.backend, TensorRTBackend)
+        with closing(loaded.backend) as backend:
+            yield backend
 
     def session(self, engine: Engine | None = None, **arguments: Any) -> Session:
         return Session(self.bundle(engine), self.flavour, **arguments)

@@ -24,17 +24,17 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 @dataclass
 class FakeCuda:
-    """The provider's GPU; the tests read its counters and break it.
+    """GPU of the provider, with counters and faults for tests.
 
     Attributes:
         capacity: bytes that may be allocated on each device.
         devices: number of GPUs.
-        starts: whether the provider starts; else sessions run on the CPU, as the real ones do.
-        captures: whether a session can have CUDA graphs at all.
+        starts: whether the provider starts; otherwise sessions run on the CPU, like the real ones.
+        captures: whether sessions support CUDA graphs.
         refuse_capture: batch sizes whose capture fails.
         fail_next: raised by the next run, once.
-        settings: of the provider, of each session that was started.
-        preloaded: how often the libraries were loaded.
+        settings: settings of the provider, for each session.
+        preloaded: number of times that the libraries were loaded.
         replays: runs of a CUDA graph.
         allocated: bytes in use, by device.
         running: threads inside a session with CUDA graphs.
@@ -178,6 +178,6 @@ class InferenceSession:
         self._compute(binding)
 
     def _compute(self, binding: IOBinding) -> None:
-        found = reference(binding.inputs["hu"].data[:, 0])
+        outputs = reference(binding.inputs["hu"].data[:, 0])
         for name, value in binding.outputs.items():
-            value.data[...] = found[name]
+            value.data[...] = outputs[name]

@@ -49,20 +49,20 @@ class MemoryError(Error):  # pycuda's own name
 
 
 class FakeGpu:
-    """One GPU; the tests read its counters and break it.
+    """A GPU with counters and faults for tests.
 
     Attributes:
         capacity: bytes of device memory.
         memory: live device allocations, by address.
         pinned: live page-locked arrays.
         allocations: every allocation ever made: memory, page-locked memory, streams, graphs.
-        lost: every call fails from now on, as after a fault on the device.
-        leaked: streams that were dropped while no context was current: pycuda would not free them.
+        lost: whether every call fails, as after a fault on the device.
+        leaked: number of streams that were dropped without a current context and are not freed.
         fail_next: raised by the next enqueued inference, once.
-        failing: errors that calls raise from now on, by name: `push`, `pop`, `synchronize`, `free`,
+        failing: errors that calls raise, by name: `push`, `pop`, `synchronize`, `free`,
             `free host`, `detach`. CUDA reports an earlier launch's error in any of them.
-        retained: how often a primary context is retained.
-        refuse_capture: result of the next beginnings of a capture; 0 lets them begin.
+        retained: number of references to primary contexts.
+        refuse_capture: error code of the start of a capture; 0 starts it.
         devices: number of GPUs; all are alike, and ``memory`` is that of all.
         owners: device of each live allocation, by address.
     """
@@ -92,12 +92,12 @@ class FakeGpu:
 
     @property
     def stack(self) -> list[Context]:
-        """The driver's contexts of this thread, the current one last."""
+        """Return the driver's contexts of this thread, the current one last."""
         return self._contexts.__dict__.setdefault("stack", [])
 
     @property
     def pushed(self) -> list[Context]:
-        """pycuda's contexts of this thread, the current one last."""
+        """Return pycuda's contexts of this thread, the current one last."""
         return self._contexts.__dict__.setdefault("pushed", [])
 
     def call(self, name: str) -> None:
@@ -112,7 +112,7 @@ class FakeGpu:
             raise LaunchError("launch failed: unspecified launch failure")
 
     def device(self) -> int | None:
-        """Return the device of this thread's current context; None of a context of somebody."""
+        """Return the device of this thread's current context, or None without a device."""
         return getattr(self.stack[-1], "ordinal", None) if self.stack else None
 
     def own(self, device: int | None, what: str) -> None:
@@ -130,7 +130,7 @@ class FakeGpu:
         return sum(block.nbytes for block in self.memory.values())
 
     def live(self) -> dict[str, int]:
-        """Return what is allocated now."""
+        """Return the number of live allocations by kind."""
         return {
             "memory": len(self.memory),
             "pinned": len(self.pinned),
@@ -351,7 +351,7 @@ class DriverLibrary:
         return 0
 
     def cuDeviceGetCount(self, count: Any) -> int:
-        count._obj.value = self._gpu.devices
+        write(count, self._gpu.devices)
         return 0
 
     def cuDeviceGet(self, device: Any, ordinal: int) -> int:
@@ -367,11 +367,11 @@ class DriverLibrary:
 
     def cuDeviceGetAttribute(self, value: Any, attribute: int, device: Any) -> int:
         digits = self._gpu.target.removeprefix("sm")
-        value._obj.value = int(digits[:-1] if attribute == 75 else digits[-1])
+        write(value, int(digits[:-1] if attribute == 75 else digits[-1]))
         return 0
 
     def cuDeviceTotalMem_v2(self, value: Any, device: Any) -> int:
-        value._obj.value = self._gpu.capacity
+        write(value, self._gpu.capacity)
         return 0
 
     def cuStreamBeginCapture_v2(self, stream: ctypes.c_void_p, mode: ctypes.c_int) -> int:
@@ -379,27 +379,27 @@ class DriverLibrary:
             return 719
         if self._gpu.refuse_capture:
             return self._gpu.refuse_capture
-        if any(one.captured is not None for one in self._gpu.streams.values()):
+        if any(other.captured is not None for other in self._gpu.streams.values()):
             return CAPTURE_UNSUPPORTED  # stricter than CUDA: captures are to be serialised
         self._stream(stream).captured = []
         return 0
 
     def cuStreamEndCapture(self, stream: ctypes.c_void_p, graph: Any) -> int:
-        one = self._stream(stream)
-        assert one.captured is not None
-        if one.broken:
-            one.captured, one.broken = None, False
+        capturing = self._stream(stream)
+        assert capturing.captured is not None
+        if capturing.broken:
+            capturing.captured, capturing.broken = None, False
             return CAPTURE_INVALIDATED
-        graph._obj.value = self._gpu.handle()
-        self._gpu.graphs[graph._obj.value] = one.captured
-        one.captured = None
+        self._gpu.graphs[write(graph, self._gpu.handle())] = capturing.captured
+        capturing.captured = None
         return 0
 
     def cuGraphInstantiateWithFlags(
         self, executable: Any, graph: ctypes.c_void_p, flags: Any
     ) -> int:
-        executable._obj.value = self._gpu.handle()
-        self._gpu.graphs[executable._obj.value] = list(self._gpu.graphs[graph.value or 0])
+        self._gpu.graphs[write(executable, self._gpu.handle())] = list(
+            self._gpu.graphs[graph.value or 0]
+        )
         return 0
 
     def cuGraphLaunch(self, executable: ctypes.c_void_p, stream: ctypes.c_void_p) -> int:
@@ -408,8 +408,8 @@ class DriverLibrary:
         if self._gpu.lost:
             return 719
         self._gpu.launches += 1
-        for one in self._gpu.graphs[executable.value or 0]:
-            self._stream(stream).put(*one)
+        for work in self._gpu.graphs[executable.value or 0]:
+            self._stream(stream).put(*work)
         return 0
 
     def cuGraphExecDestroy(self, executable: ctypes.c_void_p) -> int:
@@ -422,16 +422,15 @@ class DriverLibrary:
 
     def cuModuleLoadData(self, module: Any, code: Any) -> int:
         self._gpu.check()
-        module._obj.value = self._gpu.handle()
-        self._gpu.modules[module._obj.value] = code.value.decode()
+        self._gpu.modules[write(module, self._gpu.handle())] = code.value.decode()
         return 0
 
     def cuModuleGetFunction(self, function: Any, module: ctypes.c_void_p, entry: bytes) -> int:
         from clinreadnet.kernels.ptx.parse import parse
 
-        function._obj.value = self._gpu.handle()
+        handle = write(function, self._gpu.handle())
         text = self._gpu.modules[module.value or 0]
-        self._gpu.functions[function._obj.value] = parse(text, entry.decode())
+        self._gpu.functions[handle] = parse(text, entry.decode())
         return 0
 
     def cuLaunchKernel(self, function: ctypes.c_void_p, *arguments: Any) -> int:
@@ -468,3 +467,9 @@ class DriverLibrary:
 
     def _stream(self, stream: ctypes.c_void_p) -> Stream:
         return self._gpu.streams[stream.value or 0]
+
+
+def write(reference: Any, value: Any) -> Any:
+    """Write through ``ctypes.byref`` and return the value."""
+    reference._obj.value = value
+    return value

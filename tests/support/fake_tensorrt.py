@@ -30,7 +30,7 @@ SHAPES = {
 
 @dataclass
 class Engine:
-    """What an engine file says."""
+    """Content of an engine file."""
 
     batch: tuple[int, int, int] = (1, 4, 8)
     offset: float = 0.0
@@ -93,7 +93,7 @@ class ILogger:
 
 
 class Fake:
-    """Makes the module of one version, and remembers what was done with it."""
+    """Creates the module of a version and records its calls."""
 
     def __init__(self, gpu: FakeGpu, version: str, *, rtx: bool) -> None:
         self.gpu = gpu
@@ -140,45 +140,45 @@ class Runtime:
         self._fake.gpu.check()
         self._fake.deserialised.append(content)
         try:
-            said = Engine(**json.loads(content))
+            spec = Engine(**json.loads(content))
         except (ValueError, TypeError):
             self._logger.log(ILogger.ERROR, "[runtime.cpp] magic tag does not match\nmore")
             return None
-        return CudaEngine(self._fake, self._logger, said)
+        return CudaEngine(self._fake, self._logger, spec)
 
 
 class CudaEngine:
-    def __init__(self, fake: Fake, logger: Any, said: Engine) -> None:
-        self.fake, self.logger, self.said = fake, logger, said
-        self.num_io_tensors = len(said.shapes())
+    def __init__(self, fake: Fake, logger: Any, spec: Engine) -> None:
+        self.fake, self.logger, self.spec = fake, logger, spec
+        self.num_io_tensors = len(spec.shapes())
         self.profile_taken = False
         if fake.rtx:
             self.create_runtime_config = lambda: RuntimeConfig(fake)
 
     def get_tensor_name(self, index: int) -> str:
-        return list(self.said.shapes())[index]
+        return list(self.spec.shapes())[index]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         return SHAPES[name]
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return DataType.HALF if self.said.half else DataType.FLOAT
+        return DataType.HALF if self.spec.half else DataType.FLOAT
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         assert (name, profile) == ("hu", 0)
-        return [(n, 1, 512, 512) for n in self.said.batch]
+        return [(n, 1, 512, 512) for n in self.spec.batch]
 
-    def create_execution_context(self, how: Any) -> Any:
+    def create_execution_context(self, allocation: Any) -> Any:
         self.fake.gpu.check()
-        if self.said.weights:
+        if self.spec.weights:
             self.logger.log(ILogger.ERROR, "weights are missing")
             return None
         if self.fake.rtx:
-            assert isinstance(how, RuntimeConfig)
-            assert how.strategy is TensorRTAllocation.USER_MANAGED
+            assert isinstance(allocation, RuntimeConfig)
+            assert allocation.strategy is TensorRTAllocation.USER_MANAGED
         else:
-            assert how is TensorRTAllocation.USER_MANAGED
-        context = ExecutionContext(self, how._cache if self.fake.rtx else None)
+            assert allocation is TensorRTAllocation.USER_MANAGED
+        context = ExecutionContext(self, allocation._cache if self.fake.rtx else None)
         self.fake.contexts.append(context)
         return context
 
@@ -229,7 +229,7 @@ class RuntimeConfig:
 
 class ExecutionContext:
     def __init__(self, engine: CudaEngine, cache: RuntimeCache | None = None) -> None:
-        self._engine = engine
+        self.engine = engine
         self._cache = cache
         self._gpu = engine.fake.gpu
         self._addresses: dict[str, int] = {}
@@ -238,19 +238,19 @@ class ExecutionContext:
         self.n = 0
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
-        engine = self._engine
+        engine = self.engine
         if not self.n and engine.profile_taken and not engine.fake.shares_profiles:
             engine.logger.log(ILogger.ERROR, "profile 0 has been chosen for another context")
             return False
         engine.profile_taken = True
         if self._cache is None or self._cache._compile(shape[0]):
             engine.fake.compiled.append(shape[0])
-        low, _, high = self._engine.said.batch
+        low, _, high = self.engine.spec.batch
         self.n = shape[0]
         return name == "hu" and low <= self.n <= high and shape[1:] == (1, 512, 512)
 
     def update_device_memory_size_for_shapes(self) -> int:
-        return self.n * self._engine.said.scratch
+        return self.n * self.engine.spec.scratch
 
     def set_device_memory(self, memory: int, size: int) -> None:
         assert self._gpu.memory[memory].nbytes >= size
@@ -265,25 +265,25 @@ class ExecutionContext:
         self._gpu.check()
         if self._gpu.fail_next is not None:
             error, self._gpu.fail_next = self._gpu.fail_next, None
-            self._engine.logger.log(ILogger.ERROR, str(error))
+            self.engine.logger.log(ILogger.ERROR, str(error))
             return False
-        missing = [name for name in self._engine.said.shapes() if name not in self._addresses]
+        missing = [name for name in self.engine.spec.shapes() if name not in self._addresses]
         if missing or not self.n:
-            self._engine.logger.log(ILogger.ERROR, f"Address is not set for tensor {missing[:1]}")
+            self.engine.logger.log(ILogger.ERROR, f"Address is not set for tensor {missing[:1]}")
             return False
         assert self._memory >= self.update_device_memory_size_for_shapes()
-        n, addresses, said = self.n, dict(self._addresses), self._engine.said
-        dtype = np.float16 if said.half else np.float32
+        n, addresses, spec = self.n, dict(self._addresses), self.engine.spec
+        dtype = np.float16 if spec.half else np.float32
 
         def work() -> None:
             hu = self._gpu.view(addresses["hu"], (n, 512, 512), dtype)
             for name, value in reference(hu).items():
-                if name not in said.shapes():
+                if name not in spec.shapes():
                     continue
                 out = self._gpu.view(addresses[name], (n, *SHAPES[name][1:]), dtype)
                 out[...] = value
                 if name == "score":
-                    out[said.first_wrong :] += said.offset
+                    out[spec.first_wrong :] += spec.offset
 
         self._gpu.streams[handle].put(work, frozenset({self._scratch, *addresses.values()}))
         return True
@@ -295,7 +295,7 @@ class Refitter:
         self.given = b""
 
     def refit_cuda_engine(self) -> bool:
-        self.engine.said.weights = ""
+        self.engine.spec.weights = ""
         return True
 
 
@@ -304,4 +304,4 @@ class OnnxParserRefitter:
         self._refitter = refitter
 
     def refit_from_bytes(self, content: bytes) -> bool:
-        return content == self._refitter.engine.said.weights.encode()
+        return content == self._refitter.engine.spec.weights.encode()

@@ -66,12 +66,12 @@ class Command:
     """A command that writes.
 
     Attributes:
-        arguments: of ``clinreadnet``.
-        outputs: files and folders in the folder ``out``, and what says whether one is whole.
-        prepare: makes the inputs in the folder ``in``, and old outputs in ``out``.
-        stub: replaces what takes long.
-        resumes: goes on where it was ended, with ``--resume`` if there is a ``last.pt``.
-        status: of an undisturbed run; 1: three slices without labels fail the check of ranks.
+        arguments: arguments of ``clinreadnet``.
+        outputs: files and folders in the folder ``out``, with functions that check them.
+        prepare: function that writes inputs to the folder ``in`` and old outputs to ``out``.
+        stub: function that replaces slow calls.
+        resumes: whether the command can be resumed, with ``--resume`` if there is a ``last.pt``.
+        status: exit status without a fault. 1: three slices without labels fail the check of ranks.
     """
 
     arguments: str
@@ -273,8 +273,8 @@ def _export() -> None:
 
 def _compile() -> None:
     metadata = SimpleNamespace(name="entry", num_warps=4, shared=0)
-    made = SimpleNamespace(asm={"ptx": ".version 8.0\n" * 100}, metadata=metadata)
-    kernels.compiled = lambda case, ptx_version: made  # type: ignore[assignment]
+    compiled = SimpleNamespace(asm={"ptx": ".version 8.0\n" * 100}, metadata=metadata)
+    kernels.compiled = lambda case, ptx_version: compiled  # type: ignore[assignment]
     kernels.resources_of = lambda kernel: Resources(32, 0, 0)
 
 
@@ -329,12 +329,12 @@ def _simulated() -> None:
             write_tif(folder / "image" / name, noise(number))
         return {name: simulate._Made({**record, "denoiser": None}, tuple(tiles)) for name in names}
 
-    def one(folder: Path, seed: int, count: int, index: int) -> float:
+    def series_slice(folder: Path, seed: int, count: int, index: int) -> float:
         write_ct(folder / f"IM{index:04}.dcm", noise(index))
         return 2.0
 
     simulate._write_anatomy = anatomy  # type: ignore[assignment]
-    simulate._write_series_slice = one
+    simulate._write_series_slice = series_slice
 
 
 def _tuned() -> None:

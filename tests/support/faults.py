@@ -39,14 +39,14 @@ context.set_forkserver_preload(
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to a command.
+    """A fault of a command.
 
     Attributes:
-        signal: that it gets; 0 for none.
-        at: number of the event before which it gets it, from 1.
-        after: seconds after which it gets it instead.
-        full: number of the event from which on nothing can be created; 0 for none.
-        hide_space: pretend that there is plenty of space: a full disk is found late.
+        signal: signal that is sent; 0 for none.
+        at: number of the event before which it is sent, from 1.
+        after: seconds after which it is sent instead.
+        full: number of the event from which nothing can be created; 0 for none.
+        hide_space: pretend that the disk has space, so that a full disk is noticed late.
         free: put the folder ``out`` on a disk of its own with so many bytes free.
         read_only: put it on a disk that is read-only.
         largest: bytes of the largest file that the process may write; 0 for no limit.
@@ -64,7 +64,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its status (negative for a signal), output, events and seconds."""
+    """The end of a command: its status (negative for a signal), output, events and seconds."""
 
     status: int
     stdout: str
@@ -78,9 +78,9 @@ def run(command: str, arguments: list[str], folder: Path, fault: Fault = Fault()
 
     Args:
         command: a name in ``COMMANDS``.
-        arguments: of ``clinreadnet``.
+        arguments: arguments of ``clinreadnet``.
         folder: current folder of the command.
-        fault: what happens to it.
+        fault: fault to inject.
     """
     with tempfile.TemporaryDirectory() as scratch:
         given = (command, arguments, str(folder), scratch, fault)
@@ -134,7 +134,7 @@ def _child(command: str, arguments: list[str], folder: str, scratch: str, fault:
     if fault.hide_space:
         from clinreadnet import files
 
-        files._MARGIN = -(2**60)
+        files.FREE_MARGIN = -(2**60)
     _watch(os.path.realpath(folder), events, fault)
     if fault.after:
         timer = threading.Timer(fault.after, os.kill, (os.getpid(), fault.signal))
@@ -162,7 +162,7 @@ def can_mount() -> bool:
 
 @contextmanager
 def _disk(out: Path, scratch: Path, fault: Fault) -> Iterator[None]:
-    """Put a folder on a disk of its own inside the block; what is on it in the end stays."""
+    """Mount a disk of its own on a folder inside the block. Its files are kept afterwards."""
     libc = ctypes.CDLL(None, use_errno=True)
     own = scratch / "disk"
     own.mkdir()
@@ -192,7 +192,7 @@ def _call(function: Any, *arguments: Any) -> None:
 
 
 def _watch(folder: str, events: int, fault: Fault) -> None:
-    """Count the changes of a folder, and let the fault happen."""
+    """Count the changes of a folder and inject the fault."""
     count = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:

@@ -12,7 +12,7 @@ from clinreadnet.data import dicom_container
 
 
 def count_header_reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Count from now on: ``header`` by our reader, ``meta`` and ``file`` by pydicom's."""
+    """Start to count: ``header`` by our reader, ``meta`` and ``file`` by pydicom's."""
     reads: Counter[str] = Counter()
 
     def counted(module: Any, name: str, kind: str) -> None:

@@ -1,4 +1,4 @@
-"""Random data sets and PDUs that no node may accept, and what a node does with each.
+"""Random invalid data sets and PDUs, and the reaction of a node to each.
 
 A case is made from its kind and its number, so that it can be made again.
 """
@@ -44,7 +44,7 @@ def encoded(dataset: Dataset) -> bytes:
 
 
 def _base() -> tuple[bytes, int]:
-    """Return a good data set, and the length of what is before its pixels."""
+    """Return a valid data set, and the length of the elements before its pixels."""
     dataset = make_ct(noise(1), SOPInstanceUID=INSTANCE)
     content = encoded(dataset)
     return content, content.index(struct.pack("<HH", 0x7FE0, 0x0010) + b"OW")
@@ -73,14 +73,14 @@ def truncated(draw: random.Random) -> bytes:
 
 
 def wrong_vr(draw: random.Random) -> bytes:
-    """An element that is needed, with a VR whose length is written in another form."""
+    """Return an element with a VR whose length has another form."""
     place = _place(draw.choice(_NEEDED))
     vr = draw.choice([*_LONG, bytes(draw.randrange(256) for _ in range(2))])
     return BASE[: place + 4] + vr + BASE[place + 6 :]
 
 
 def nested(draw: random.Random) -> bytes:
-    """Sequences in sequences, `DEPTH` of them, before the rest or cut off."""
+    """Return `DEPTH` nested sequences, before the rest or cut off."""
     item = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
     tag = draw.choice([(0x0008, 0x1115), (0x5200, 0x9229), (0x5200, 0x9230)])
     opening = _element(*tag, b"SQ", 0xFFFFFFFF, b"") + item
@@ -91,7 +91,7 @@ def nested(draw: random.Random) -> bytes:
 
 
 def too_long(draw: random.Random) -> bytes:
-    """An element with a length of about 4 GiB."""
+    """Return an element with a length of about 4 GiB."""
     length = draw.choice([0xFFFFFFFE, 0xFFFFFFF0, 0x80000000, 0xF0000000])
     if draw.random() < 0.5:
         return BASE[:HEADER] + _element(0x7FE0, 0x0010, b"OW", length, b"\0" * 100)
@@ -124,7 +124,7 @@ DATA_SETS: dict[str, Callable[[random.Random], bytes]] = {
 
 
 def before_association(draw: random.Random) -> bytes:
-    """What comes instead of a request for an association."""
+    """Return bytes that a peer sends instead of a request for an association."""
     good = associate_request()
     return draw.choice(
         [
@@ -141,18 +141,18 @@ def before_association(draw: random.Random) -> bytes:
 
 
 def in_association(draw: random.Random) -> bytes:
-    """What comes instead of a good request, after the association was accepted."""
-    asked = command(0x0001, CT, instance=INSTANCE)
+    """Return bytes that a peer sends instead of a good request in an association."""
+    request = command(0x0001, CT, instance=INSTANCE)
     return draw.choice(
         [
-            pdu(DATA, pdv(3, 3, asked), length=0xFFFFFFFF),
+            pdu(DATA, pdv(3, 3, request), length=0xFFFFFFFF),
             pdu(draw.choice([0, 8, 200]), b"\0" * 10),
-            pdu(DATA, struct.pack(">LBB", 0xFFFFFFF0, 3, 3) + asked),
-            pdu(DATA, struct.pack(">LBB", 1, 3, 3) + asked),
-            pdu(DATA, pdv(99, 3, asked) + pdv(99, 2, BASE[:1000])),
+            pdu(DATA, struct.pack(">LBB", 0xFFFFFFF0, 3, 3) + request),
+            pdu(DATA, struct.pack(">LBB", 1, 3, 3) + request),
+            pdu(DATA, pdv(99, 3, request) + pdv(99, 2, BASE[:1000])),
             pdu(DATA, pdv(3, 3, bytes(draw.randrange(256) for _ in range(200)))),
             pdu(DATA, pdv(3, 3, command(draw.choice([0x0020, 0x0140, 0x7777]), CT))),
-            pdu(DATA, pdv(3, 3, asked[: draw.randrange(1, len(asked))])),
+            pdu(DATA, pdv(3, 3, request[: draw.randrange(1, len(request))])),
             pdu(DATA, pdv(3, 1, b"\0" * 50_000)) * 3,
             pdu(DATA, pdv(3, 2, BASE[:1000])) * 2,
             pdu(DATA, pdv(3, 3, _nested_command())),
@@ -203,33 +203,33 @@ def play(port: int, kind: str, number: int) -> str:
             peer.end()
         except ConnectionError:
             return "closed"
-        found = peer.read()
-        if found is None:
+        answer = peer.read()
+        if answer is None:
             return "closed"
         words = {ACCEPT: "accepted", REJECT: "rejected", ABORT: "aborted", DATA: "accepted"}
-        return words.get(found[0], f"PDU {found[0]}")
+        return words.get(answer[0], f"PDU {answer[0]}")
 
 
 def play_all(port: int, cases: int) -> dict[str, Counter[str]]:
     """Play cases of every kind in turn; after each the node must answer an echo.
 
     Args:
-        port: of the node.
+        port: port of the node.
         cases: number of cases, over all kinds.
 
     Returns:
-        What happened, by kind.
+        Number of each outcome, by kind.
     """
-    found: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
+    outcomes: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
     for number in range(cases):
         kind = KINDS[number % len(KINDS)]
-        found[kind][play(port, kind, number)] += 1
+        outcomes[kind][play(port, kind, number)] += 1
         assert _echoes(port), f"no echo after {kind}/{number}"
-    return found
+    return outcomes
 
 
 def _echoes(port: int) -> bool:
-    """Ask for an echo; a place of an association that just ended may be free a moment later."""
+    """Return whether the node answers an echo. An ended association frees its place late."""
     for _ in range(50):
         with RawPeer(port) as peer:
             if peer.associate():

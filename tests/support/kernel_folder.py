@@ -7,7 +7,7 @@ from pathlib import Path
 
 import triton
 
-from clinreadnet._version import __version__
+from clinreadnet import __version__
 from clinreadnet.export.kernels import (
     INDEX_NAME,
     SCHEMA_VERSION,
@@ -18,11 +18,11 @@ from clinreadnet.export.kernels import (
 
 
 def write_kernels(folder: Path) -> Path:
-    """Write it as `clinreadnet export-kernels` would, and return it."""
+    """Write the folder like `clinreadnet export-kernels`, and return it."""
     ((spec, source),) = ((a, b) for a, b in sources("tiny") if b.name == "sobel_stem")
-    made = compile_source(spec, source, "fp16", "sm80")
-    assert made is not None
-    kernel, code = made.written_as("ptx")
+    compiled = compile_source(spec, source, "fp16", "sm80")
+    assert compiled is not None
+    kernel, code = compiled.written_as("ptx")
     index = KernelSet(SCHEMA_VERSION, __version__, triton.__version__, "tiny", (kernel,))
     folder.mkdir(parents=True)
     (folder / kernel.file).write_bytes(code)

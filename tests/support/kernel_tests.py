@@ -1,4 +1,4 @@
-"""What the tests of each op's kernel share: devices, types and the comparison of gradients."""
+"""Devices, types and the comparison of gradients for the tests of every op's kernel."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def skip_wrong_products(device: str, dtype: torch.dtype) -> None:
 
 
 def assert_gradients_agree(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> None:
-    for one, other in zip(ours, theirs, strict=True):
-        assert (one is None) == (other is None)
-        if one is not None:
-            torch.testing.assert_close(one, other)
+    for our, their in zip(ours, theirs, strict=True):
+        assert (our is None) == (their is None)
+        if our is not None:
+            torch.testing.assert_close(our, their)

@@ -27,12 +27,12 @@ CONFIG: dict[str, Any] = {
 
 def tensors() -> Tensors:
     rng = np.random.default_rng(0)
-    made: Tensors = {}
+    arrays: Tensors = {}
 
     def layer(name: str, *shape: int, bias: bool = True) -> None:
-        made[f"{name}.weight"] = (rng.standard_normal(shape) * 0.1).astype(np.float16)
+        arrays[f"{name}.weight"] = (rng.standard_normal(shape) * 0.1).astype(np.float16)
         if bias:
-            made[f"{name}.bias"] = (rng.standard_normal(shape[0]) * 0.1).astype(np.float16)
+            arrays[f"{name}.bias"] = (rng.standard_normal(shape[0]) * 0.1).astype(np.float16)
 
     c = CONFIG["embed_dim"]
     layer("stem.conv1", c // 2, 4, 3, 3)
@@ -50,9 +50,9 @@ def tensors() -> Tensors:
             layer(f"{name}.norm1", c)
             layer(f"{name}.attention.qkv", 3 * c, c)
             layer(f"{name}.attention.projection", c, c)
-            made[f"{name}.attention.bias_table"] = rng.standard_normal((225, heads))
-            made[f"{name}.attention.log_inv_temperature"] = rng.standard_normal(heads)
-            made[f"{name}.attention.gate_logits"] = rng.standard_normal((heads, 3))
+            arrays[f"{name}.attention.bias_table"] = rng.standard_normal((225, heads))
+            arrays[f"{name}.attention.log_inv_temperature"] = rng.standard_normal(heads)
+            arrays[f"{name}.attention.gate_logits"] = rng.standard_normal((heads, 3))
             layer(f"{name}.norm2", c)
             layer(f"{name}.mlp.0", c * CONFIG["mlp_ratio"], c)
             layer(f"{name}.mlp.2", c, c * CONFIG["mlp_ratio"])
@@ -62,11 +62,12 @@ def tensors() -> Tensors:
     layer("head.image.0", CONFIG["image_dim"], c)
     layer("head.image.2", 21, CONFIG["image_dim"])
     for name, value in (("head.gain", 1), ("head.temperature", 1), ("novelty.threshold", 1.5)):
-        made[name] = np.array(value)
-    made["statistics.shift"], made["statistics.scale"] = np.zeros(statistics), np.ones(statistics)
-    made["novelty.mean"] = np.zeros(2 * statistics)
-    made["novelty.whitening"] = np.eye(2 * statistics) / 8
-    return {name: value.astype(np.float16) for name, value in made.items()}
+        arrays[name] = np.array(value)
+    arrays["statistics.shift"] = np.zeros(statistics)
+    arrays["statistics.scale"] = np.ones(statistics)
+    arrays["novelty.mean"] = np.zeros(2 * statistics)
+    arrays["novelty.whitening"] = np.eye(2 * statistics) / 8
+    return {name: value.astype(np.float16) for name, value in arrays.items()}
 
 
 def least_checkpoint(weights: Tensors | None = None, **config: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""`clinreadnet listen` as a process of its own, which a test may kill."""
+"""`clinreadnet listen` as a process that a test may kill."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def free_port() -> int:
 
 
 class ListenProcess:
-    """The command; its standard error goes to a file, over every start.
+    """A process of `clinreadnet listen`. The standard error of every start is appended to a file.
 
     Attributes:
-        port: of the node; it stays over `kill` and `start`.
-        log: the file.
+        port: port of the node, the same after `kill` and `start`.
+        log: file of the standard error.
     """
 
     def __init__(self, bundle: Path, spool: Path, send_to: str, *options: str) -> None:

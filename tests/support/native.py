@@ -35,7 +35,7 @@ SANITIZERS = {
     "thread": ("-fsanitize=thread", "-O1"),
 }
 SANITIZER = os.environ.get("CLINREADNET_SANITIZER", "none")
-"""Of the programs of the engine's tests, set by `bench.records.sanitizers`."""
+"""Sanitizer of the test programs, set by `bench.records.sanitizers`."""
 SAMPLED, SAMPLE = "address-undefined", {"only": (), "wide": False}
 """Sanitizer, and arguments of `built`, of the sample that every test run compiles: the reader, and
 one instruction set, take 16 s of processor time."""
@@ -44,7 +44,7 @@ NO_ARM = f"needs {CROSS} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu q
 
 @functools.cache
 def recipe() -> ModuleType:
-    """kernels/cpu/recipe.py, which the package's installation runs."""
+    """Return kernels/cpu/recipe.py, which the package's installation runs."""
     spec = importlib.util.spec_from_file_location("native_recipe", SOURCES / "recipe.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -58,17 +58,17 @@ def can_run_arm() -> bool:
 
 
 def can_sanitize() -> bool:
-    """Whether a program of this compiler runs with the sanitizers of the sample."""
+    """Return whether a program of this compiler runs with the sanitizers of the sample."""
     try:
         command = [*shlex.split(recipe().find_compiler()), *SANITIZERS[SAMPLED], "-x", "c++", "-"]
     except recipe().CompilerMissing:
         return False
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/program"
-        made = subprocess.run(
+        compilation = subprocess.run(
             [*command, "-o", program], input=b"int main() {}", capture_output=True
         )
-        return made.returncode == 0 and subprocess.run([program]).returncode == 0
+        return compilation.returncode == 0 and subprocess.run([program]).returncode == 0
 
 
 needs_sanitizer = pytest.mark.skipif(
@@ -86,9 +86,9 @@ def built(
     """Return the library with these options of the recipe, compiled when it is first asked for.
 
     Args:
-        options: for the compiler.
-        edits: what becomes of source files, by name: broken copies.
-        wide: whether it has the instruction set "wide" too.
+        options: options of the compiler.
+        edits: changed text of source files, by name.
+        wide: whether to include the instruction set "wide".
         how: further arguments of the recipe.
     """
     texts = {path.name: path.read_text() for path in sorted(SOURCES.glob("*.*")) if path.is_file()}
@@ -134,8 +134,8 @@ class Runner:
     Attributes:
         library: path of the library.
         instructions: name of the set.
-        compiler: of the program, with options; empty for this process.
-        launcher: what starts the program.
+        compiler: command of the compiler with options; empty to run in this process.
+        launcher: command that starts the program.
     """
 
     library: Path
@@ -154,7 +154,7 @@ class Runner:
         """Run tasks of an op as include/clinreadnet_ops.h describes it; returns how many it has."""
         if self.compiler:
             return self._start(op, sizes, tensors, first, last)
-        pointers = (ctypes.c_void_p * len(tensors))(*(one.ctypes.data for one in tensors))
+        pointers = (ctypes.c_void_p * len(tensors))(*(tensor.ctypes.data for tensor in tensors))
         tasks, error = ctypes.c_int64(), ctypes.create_string_buffer(512)
         status = loaded(self.library).crn_run_op(
             op.encode(),
@@ -187,8 +187,8 @@ class Runner:
         tasks = int(np.frombuffer(done.stdout[:8], np.int64)[0])
         at = 8
         for tensor in tensors:
-            found = np.frombuffer(done.stdout[at : at + tensor.nbytes], np.float32)
-            tensor[...] = found.reshape(tensor.shape)
+            values = np.frombuffer(done.stdout[at : at + tensor.nbytes], np.float32)
+            tensor[...] = values.reshape(tensor.shape)
             at += tensor.nbytes
         return tasks
 
@@ -209,7 +209,7 @@ def exercise(sanitizer: str, *arguments: object, **how: Any) -> str:
 
     Args:
         sanitizer: key of ``SANITIZERS``.
-        arguments: of the program.
+        arguments: arguments of the program.
         how: further arguments of `built`.
 
     Raises:

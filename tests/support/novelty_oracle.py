@@ -1,4 +1,4 @@
-"""How far rounding moves the novelty: the stem and its statistics in float64, rounded as told."""
+"""The error of the novelty by rounding: the stem and its statistics in float64, rounded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Round = Callable[[Tensor], Tensor]
 
 
 def to_bits(bits: int) -> Round:
-    """Return what rounds a tensor to a significand of ``bits`` bits, the leading one included."""
+    """Return a function that rounds a tensor to a significand of ``bits`` bits."""
 
     def round_(x: Tensor) -> Tensor:
         fraction, exponent = torch.frexp(x)
@@ -32,7 +32,7 @@ def exact(x: Tensor) -> Tensor:
 
 
 def edges(image: Tensor) -> Tensor:
-    """[1, 1, H, W] -> gx, gy and magnitude, [1, 3, H, W]."""
+    """Return gx, gy and magnitude [1, 3, H, W] of an image [1, 1, H, W]."""
     sobel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(image) / 8
     kernels = torch.stack([sobel, sobel.T])[:, None]
     gradient = conv2d(pad(image, (1, 1, 1, 1), mode="replicate"), kernels)
@@ -54,13 +54,13 @@ def novelty(model: ClinReadNet, hu: np.ndarray, weights: Round, tensors: Round) 
     first, embed = (
         (weights(layer.weight), weights(layer.bias)) for layer in (stem.conv1, stem.embed)
     )
-    found = []
+    values = []
     with torch.inference_mode():
-        for one in hu:
-            image = encode(torch.from_numpy(np.asarray(one, np.float64))[None, None])
+        for pixels in hu:
+            image = encode(torch.from_numpy(np.asarray(pixels, np.float64))[None, None])
             x = tensors(torch.cat([image, edges(image)], dim=1))
             x = tensors(gelu(tensors(conv2d(x, *first, stride=2, padding=1))))
             x = tensors(conv2d(x, *embed, stride=2, padding=1)).permute(0, 2, 3, 1)
             x = tensors(stem.norm(x))
-            found.append(float(model.novelty(model.statistics(x))))
-    return np.array(found)
+            values.append(float(model.novelty(model.statistics(x))))
+    return np.array(values)

@@ -109,12 +109,12 @@ def odd_series(seed: int, number: int, folder: Path) -> list[Dataset]:
 
 
 def _odd_values(draw: random.Random) -> dict[str, bytes]:
-    names = [one for one in (*COPIED, *OTHER) if one != "PatientID"]
+    names = [tag for tag in (*COPIED, *OTHER) if tag != "PatientID"]
     return {name: draw.choice(ODD) for name in draw.sample(names, draw.randint(1, 8))}
 
 
 def _spoil(draw: random.Random, group: Dataset) -> None:
-    """Take a frame's position away, or make it one that cannot be."""
+    """Remove the position of a frame, or make it invalid."""
     if draw.random() < 0.5 or "PlanePositionSequence" not in group:
         group.pop("PlanePositionSequence", None)
     else:
@@ -122,7 +122,7 @@ def _spoil(draw: random.Random, group: Dataset) -> None:
 
 
 def run(count: int, seed: int, folder: Path, session: Session) -> dict[str, Any]:
-    """Send series to a node and a PACS behind it; return what became of them."""
+    """Send series to a node with a PACS; return the outcome."""
     pacs = Pacs()
     config = NodeConfig(
         title="CLINREADNET",
@@ -186,13 +186,13 @@ def _invalid(received: list[Dataset], folder: Path) -> list[str] | None:
     """Return the errors that dciodvfy finds; None where it is not installed."""
     if (dciodvfy := shutil.which("dciodvfy")) is None:
         return None
-    found: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
     for ds in received:
         pydicom.dcmwrite(folder / "one.dcm", ds, implicit_vr=False, little_endian=True)
         done = subprocess.run([dciodvfy, folder / "one.dcm"], capture_output=True, timeout=120)
         lines = done.stderr.decode("utf-8", "replace").splitlines()
-        found.update(line for line in lines if line.startswith("Error"))
-    return sorted(found)
+        errors.update(line for line in lines if line.startswith("Error"))
+    return sorted(errors)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The ops from their definitions, in float64: pixel by pixel, token by token, sharing no code."""
+"""The ops by their definitions in float64, without shared code: pixel by pixel, token by token."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def sobel_stem_oracle(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Pixel by pixel from the definition, float64: x [H, W] -> [C0, ceil(H/2), ceil(W/2)]."""
+    """Compute each pixel from the definition, float64: x [H, W] -> [C0, ceil(H/2), ceil(W/2)]."""
     height, width = x.shape
     kernel = np.array([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 8
     channels = np.zeros((4, height, width))
@@ -37,7 +37,7 @@ def sobel_stem_oracle(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np
 def window_attention_oracle(
     qkv: Tensor, bias: Tensor, beta: Tensor, gates: Tensor, *, window: int, shift: int
 ) -> Tensor:
-    """Token by token, over an explicit list of neighbours, T separate softmaxes, float64."""
+    """Compute each token over a list of its neighbours, with T separate softmaxes, float64."""
     batch, height, width, c3 = qkv.shape
     heads, octaves = gates.shape
     d = c3 // 3 // heads
@@ -45,7 +45,7 @@ def window_attention_oracle(
     out = torch.full((batch, height, width, heads, d), math.nan, dtype=torch.float64)
 
     def cell(i: int, length: int) -> tuple[int, int, bool]:
-        """Window, place in it, and whether the token came round from the other side."""
+        """Return the window, the place in it, and whether the token wrapped around."""
         j = (i - shift) % length
         return j // window, j % window, shift > 0 and i < shift
 
@@ -75,13 +75,13 @@ def window_attention_oracle(
 
 
 def layer_norm_oracle(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """Token by token: x [tokens, C]."""
+    """Normalise each token: x [tokens, C]."""
     rows = [(row - row.mean()) / math.sqrt(row.var() + 1e-5) for row in x]
     return np.stack(rows) * weight + bias
 
 
 def attention_block_oracle(x: Tensor, *parameters: Tensor, window: int, shift: int) -> Tensor:
-    """x [B, H, W, C] and the parameters of ``attention_block``, float64."""
+    """Compute ``attention_block`` of x [B, H, W, C] and its parameters, float64."""
     *layers, position_bias, beta, gates = parameters
     tokens, w, b, qkv_w, qkv_b, proj_w, proj_b = (t.double().numpy() for t in (x, *layers))
     tokens = tokens.reshape(-1, x.shape[3])
@@ -93,7 +93,7 @@ def attention_block_oracle(x: Tensor, *parameters: Tensor, window: int, shift: i
 
 
 def mlp_oracle(x: Tensor, *layers: Tensor) -> Tensor:
-    """x [..., C] and the parameters of ``mlp``, float64."""
+    """Compute ``mlp`` of x [..., C] and its parameters, float64."""
     tokens, w, b, fc1_w, fc1_b, fc2_w, fc2_b = (t.double().numpy() for t in (x, *layers))
     tokens = tokens.reshape(-1, x.shape[-1])
     hidden = layer_norm_oracle(tokens, w, b) @ fc1_w.T + fc1_b
@@ -112,7 +112,7 @@ def fused_linear_oracle(
     gelu: bool,
     merge: bool = False,
 ) -> Tensor:
-    """x [..., C] and the parameters of ``fused_linear``, float64."""
+    """Compute ``fused_linear`` of x [..., C] and its parameters, float64."""
     if merge:
         corners = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
         x = torch.cat(corners, dim=-1)
@@ -132,7 +132,7 @@ def fused_linear_oracle(
 def ordinal_head_oracle(
     x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, grades: Tensor
 ) -> Tensor:
-    """x [B, N, F + D] and the parameters of ``ordinal_head``, image by image, float64."""
+    """Compute ``ordinal_head`` of x [B, N, F + D] image by image, float64."""
     w, b, g = (tensor.double().numpy() for tensor in (weight, bias, grades))
     rows = []
     for tokens in x.double().numpy():
@@ -149,7 +149,7 @@ def ordinal_head_oracle(
 def region_statistics_oracle(
     x: Tensor, shift: Tensor, scale: Tensor, *, region_h: int, region_w: int, log: bool
 ) -> Tensor:
-    """x [B, H, W, C], region by region and channel by channel, float64."""
+    """Compute ``region_statistics`` of x [B, H, W, C] region by region, float64."""
     batch, h, w, c = x.shape
     x, shift, scale = x.double(), shift.double(), scale.double()
     out = torch.full((batch, h // region_h, w // region_w, 2 * c), math.nan, dtype=torch.float64)

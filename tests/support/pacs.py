@@ -1,4 +1,4 @@
-"""A PACS for tests of the node: it keeps what it is sent; and a scanner that sends."""
+"""A PACS for tests of the node, which stores what it receives, and a scanner that sends."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Pacs:
     """Stores reports and maps in memory.
 
     Attributes:
-        title: its AE title.
-        port: it keeps it over `stop` and `start`.
-        received: every data set, also those that were refused.
-        status: of the answers.
+        title: AE title.
+        port: port, the same after `stop` and `start`.
+        received: all data sets, with those that were refused.
+        status: function that returns the status of the answer to a data set.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class Pacs:
         self.status: Callable[[Dataset], int] = lambda dataset: 0
         self._context = context
         self._entity = AE(self.title)
-        for one in classes:
-            self._entity.add_supported_context(one, LITTLE_ENDIAN)
+        for sop_class in classes:
+            self._entity.add_supported_context(sop_class, LITTLE_ENDIAN)
         self._server: Any = None
         self.start()
 
@@ -65,7 +65,7 @@ class Pacs:
         return self.status(dataset)
 
     def of(self, sop_class: str) -> list[Dataset]:
-        return [one for one in self.received if one.SOPClassUID == sop_class]
+        return [ds for ds in self.received if ds.SOPClassUID == sop_class]
 
 
 def connect(
@@ -77,11 +77,11 @@ def connect(
     syntaxes: Iterable[str] = LITTLE_ENDIAN,
     context: ssl.SSLContext | None = None,
 ) -> Association:
-    """Ask the node for an association; the caller looks whether it is established."""
+    """Request an association; the caller checks whether it is established."""
     entity = AE(title)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 120
-    for one in classes:
-        entity.add_requested_context(one, list(syntaxes))
+    for sop_class in classes:
+        entity.add_requested_context(sop_class, list(syntaxes))
     entity.add_requested_context(Verification)
     return entity.associate(
         "127.0.0.1",
@@ -92,15 +92,15 @@ def connect(
 
 
 def referenced(report: Dataset) -> list[str]:
-    """The SOPInstanceUIDs of the slices that a report has a score for."""
-    found: list[str] = []
+    """Return the SOP instance UIDs of the scored slices of a report."""
+    uids: list[str] = []
 
     def walk(items: Iterable[Dataset]) -> None:
         for item in items:
             for reference in item.get("ReferencedSOPSequence", ()):
-                found.append(str(reference.ReferencedSOPInstanceUID))
+                uids.append(str(reference.ReferencedSOPInstanceUID))
             if item.get("ValueType") != "NUM":  # which refers to places in slices
                 walk(item.get("ContentSequence", ()))
 
     walk(report.ContentSequence)
-    return found
+    return uids

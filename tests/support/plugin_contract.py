@@ -38,9 +38,9 @@ class Request:
     Attributes:
         network: name of one of `bench.records.ptx.NETWORKS`.
         source: name of the kernel.
-        precision: of the plugin.
-        target: to compile for.
-        shapes: of the inputs.
+        precision: precision of the plugin.
+        target: architecture of the GPU.
+        shapes: shapes of the inputs.
         broken: one of ``BROKEN``, or empty.
     """
 
@@ -53,21 +53,21 @@ class Request:
 
     @property
     def name(self) -> str:
-        """Of the plugin: each has one of its own."""
+        """Return the name of the plugin, which is unique."""
         parts = (self.source, self.precision, self.target, self.network, self.broken)
         return "_".join(parts).replace("-", "_")
 
 
 @functools.cache
 def kernel(network: str, source: str, precision: str, target: str) -> Any:
-    """The package's `PluginKernel`."""
+    """Return the package's `PluginKernel`."""
     from bench.records.ptx import known_networks
     from clinreadnet.export.kernels import sources
     from clinreadnet.export.plugins.kernel import plugin_kernel
 
     with known_networks():
-        ((spec, made),) = ((op, known) for op, known in sources(network) if known.name == source)
-    return plugin_kernel(spec, made, precision, target)
+        ((spec, chosen),) = ((op, known) for op, known in sources(network) if known.name == source)
+    return plugin_kernel(spec, chosen, precision, target)
 
 
 def ask(binding: RealBinding, requests: Sequence[Request]) -> list[dict[str, Any]]:
@@ -108,12 +108,12 @@ def main(name: str) -> None:
     answers = []
     for fields in json.load(sys.stdin):
         request = Request(**fields)
-        made = kernel(request.network, request.source, request.precision, request.target)
-        dtypes = [getattr(trt.DataType, TYPES[argument.element]) for argument in made.inputs]
+        plugin = kernel(request.network, request.source, request.precision, request.target)
+        dtypes = [getattr(trt.DataType, TYPES[argument.element]) for argument in plugin.inputs]
         if request.broken == "typed-otherwise":
             dtypes[0] = trt.DataType.FLOAT
-        made = broken(made, request)
-        register.register_plugins(module, plugins, {request.name: made})
+        plugin = broken(plugin, request)
+        register.register_plugins(module, plugins, {request.name: plugin})
         try:
             built = plugin_host.build(trt, request.name, register.NAMESPACE, request.shapes, dtypes)
         except ValueError as error:
@@ -124,17 +124,17 @@ def main(name: str) -> None:
     print(json.dumps(answers))
 
 
-def broken(made: Any, request: Request) -> Any:
+def broken(plugin: Any, request: Request) -> Any:
     """Return a plugin's kernel with the mistake that the request asks for."""
     from clinreadnet.kernels.grid import TOKENS
 
-    launch, kind = made.launch, request.broken
+    launch, kind = plugin.launch, request.broken
     if kind == "grid-rounded-down":
         block = launch.constants["BLOCK_M"]
-        assert made.grid.text == f"((tokens + {block - 1}) / {block})"
-        return replace(made, grid=TOKENS // block)
+        assert plugin.grid.text == f"((tokens + {block - 1}) / {block})"
+        return replace(plugin, grid=TOKENS // block)
     if kind == "grid-plus-one":
-        return replace(made, grid=made.grid + 1)
+        return replace(plugin, grid=plugin.grid + 1)
     arguments = list(launch.arguments)
     first = next(i for i, argument in enumerate(arguments) if argument.shape is None)
     if kind == "integer-missing":
@@ -142,8 +142,8 @@ def broken(made: Any, request: Request) -> Any:
     elif kind == "integers-swapped":
         arguments[first : first + 2] = reversed(arguments[first : first + 2])
     elif kind == "hidden-kept":
-        return replace(made, ptx=_whole(request))
-    return replace(made, launch=replace(launch, arguments=tuple(arguments)))
+        return replace(plugin, ptx=_whole(request))
+    return replace(plugin, launch=replace(launch, arguments=tuple(arguments)))
 
 
 def _whole(request: Request) -> str:
@@ -153,9 +153,9 @@ def _whole(request: Request) -> str:
     ((spec, source),) = (
         (op, source) for op, source in sources(request.network) if source.name == request.source
     )
-    made = compile_source(spec, source, request.precision, request.target)
-    assert made is not None
-    return made.written_as("ptx")[1].decode()
+    compiled = compile_source(spec, source, request.precision, request.target)
+    assert compiled is not None
+    return compiled.written_as("ptx")[1].decode()
 
 
 if __name__ == "__main__":

@@ -107,7 +107,7 @@ class Integers:
 
 @dataclass(frozen=True)
 class Built:
-    """What TensorRT keeps of a plugin in an engine, for one set of shapes."""
+    """The part of a plugin that TensorRT stores in an engine, for one set of shapes."""
 
     entry: str
     ptx: str
@@ -167,7 +167,7 @@ def build(
     builder = ExpressionBuilder(trt)
     given = [[Dimension(value) for value in shape] for shape in shapes]
     (out,) = plugin.get_output_shapes(given, [], builder)
-    out_shape = tuple(one.value for one in out)
+    out_shape = tuple(size.value for size in out)
     linear = trt.TensorFormat.LINEAR
     tensors = [
         TensorDescription(tuple(shape), dtype, linear)

@@ -1,4 +1,4 @@
-"""A few instructions as a kernel, to test the machine on."""
+"""A few instructions as a kernel, to test the PTX machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def snippet(body: str, *, threads: int = 32, parameters: Sequence[str] = ()) -> 
 
     Args:
         body: instructions, one a line; the final ``ret`` is added.
-        threads: of a block.
+        threads: threads of a block.
         parameters: names of 64-bit parameters.
     """
     declared = "".join(f".reg .{kind} {name}<{n}>;\n" for name, (kind, n) in FILES.items())
@@ -31,7 +31,7 @@ def snippet(body: str, *, threads: int = 32, parameters: Sequence[str] = ()) -> 
 
 
 def place(register: str) -> int:
-    """The number that the machine has for a register such as ``%r3``."""
+    """Return the machine's number of a register such as ``%r3``."""
     first = 0
     for prefix, (_, count) in FILES.items():
         if register.startswith(prefix):
@@ -51,25 +51,26 @@ def registers_after(
 
     Args:
         body: instructions.
-        before: what registers hold, one number for each thread.
-        threads: of the block.
-        shared: bytes of its shared memory.
+        before: values of registers, a number for each thread.
+        threads: threads of the block.
+        shared: bytes of shared memory.
 
     Returns:
-        The registers that hold something at the end.
+        The values of the registers that were written.
     """
     program = snippet(body, threads=threads)
     machine = Machine(program, (), 1, range(1), shared, GlobalMemory())
     for name, values in before.items():
         machine.registers[place(name)] = np.ascontiguousarray(values)
     machine.run()
-    named = {o.name for one in program.code for o in flat(one.operands) if isinstance(o, Register)}
+    operands = (operand for step in program.code for operand in flat(step.operands))
+    named = {operand.name for operand in operands if isinstance(operand, Register)}
     return {name: value for name in named if (value := machine.registers[place(name)]) is not None}
 
 
 def flat(operands: Sequence[object]) -> list[object]:
-    """Operands, with the parts of vectors in place of the vectors."""
-    return [part for one in operands for part in Machine.parts(one)]
+    """Return the operands, with vectors replaced by their parts."""
+    return [part for operand in operands for part in Machine.parts(operand)]
 
 
 def memory_after(body: str, *, threads: int = 32, shared: int = 0, blocks: int = 1) -> NDArray:

@@ -1,4 +1,4 @@
-"""Bytes in a data set as they are: pydicom neither converts nor judges them."""
+"""Stored bytes in a data set: pydicom neither converts nor checks them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ def store(ds: Dataset, name: str, value: bytes, kind: str | None = None) -> None
     """Put bytes into a data set, padded to an even length.
 
     Args:
-        ds: gets them.
+        ds: data set that is changed.
         name: keyword.
-        value: the bytes.
+        value: stored bytes.
         kind: value representation; None for that of the standard.
     """
     tag = Tag(name)

@@ -1,4 +1,4 @@
-"""A DICOM peer made of bytes: it can send what no library would."""
+"""A DICOM peer that sends raw bytes, also those that no library would send."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def pdv(context: int, flags: int, body: bytes) -> bytes:
 
 
 class RawPeer:
-    """A connection to a node; `answer` names what came back."""
+    """A connection to a node."""
 
     def __init__(self, port: int, *, timeout: float = 60.0) -> None:
         self._link = socket.create_connection(("127.0.0.1", port), timeout)
@@ -82,7 +82,7 @@ class RawPeer:
         self._link.sendall(content)
 
     def end(self) -> None:
-        """Say that nothing more will be sent."""
+        """Close the sending side."""
         self._link.shutdown(socket.SHUT_WR)
 
     def read(self) -> tuple[int, bytes] | None:
@@ -109,8 +109,8 @@ class RawPeer:
 
     def associate(self, **options: str) -> bool:
         self.send(associate_request(**options))
-        found = self.read()
-        return found is not None and found[0] == ACCEPT
+        answer = self.read()
+        return answer is not None and answer[0] == ACCEPT
 
     def release(self) -> None:
         self.send(pdu(RELEASE, bytes(4)))
@@ -123,9 +123,9 @@ class RawPeer:
     def store(self, instance: str, content: bytes, *, sop_class: str = CT) -> int | None:
         """Send a data set and return the status; None if the association was ended instead."""
         self._number = self._number % 65535 + 1
-        asked = command(_C_STORE, sop_class, instance=instance, number=self._number)
+        request = command(_C_STORE, sop_class, instance=instance, number=self._number)
         try:
-            self.send(pdu(DATA, pdv(3, 3, asked)))
+            self.send(pdu(DATA, pdv(3, 3, request)))
             starts = range(0, max(len(content), 1), _PDV)
             for start in starts:
                 last = 2 if start == starts[-1] else 0
@@ -136,9 +136,9 @@ class RawPeer:
 
     def status(self) -> int | None:
         """Return the status of the next response; None if it is an abort or the end."""
-        found = self.read()
-        if found is None or found[0] != DATA:
+        answer = self.read()
+        if answer is None or answer[0] != DATA:
             return None
-        place = found[1].find(struct.pack("<HHL", 0, 0x0900, 2))
+        place = answer[1].find(struct.pack("<HHL", 0, 0x0900, 2))
         assert place >= 0, "a response without a status"
-        return int(struct.unpack_from("<H", found[1], place + 8)[0])
+        return int(struct.unpack_from("<H", answer[1], place + 8)[0])

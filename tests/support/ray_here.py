@@ -42,8 +42,8 @@ class _Dataset:
 
 
 def _remote(actor: Callable[..., object]) -> SimpleNamespace:
-    made = SimpleNamespace(remote=lambda *given: _Actor(actor(*given)))
-    return SimpleNamespace(options=lambda **options: made)
+    remote = SimpleNamespace(remote=lambda *given: _Actor(actor(*given)))
+    return SimpleNamespace(options=lambda **options: remote)
 
 
 def use_ray_here(replace: Callable[[object, str, object], None] = setattr) -> None:

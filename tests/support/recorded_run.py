@@ -12,7 +12,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 def row(
     candidate: str, precision: str, seconds: float, *, batch: int = 1, **facts: Any
 ) -> dict[str, Any]:
-    """One benchmark of the network; an artifact of the bundle unless ``facts`` say otherwise."""
+    """Return a benchmark of the network: of an artifact, unless ``facts`` say otherwise."""
     extra = {
         "op": "network",
         "candidate": candidate,
@@ -42,7 +42,7 @@ def row(
 
 
 def document(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
-    """A file of pytest-benchmark with this package's additions."""
+    """Return a file of pytest-benchmark with this package's additions."""
     return {
         "machine_info": {
             "cpu": {"brand_raw": "Test CPU", "count": 2},

@@ -19,7 +19,7 @@ FIGURES = tuple("noise_hu water_diameter_cm ssde_mgy".split())  # of `--figures`
 
 
 def row(**values: Any) -> dict[str, Any]:
-    """A slice of a routine scan; ``values`` replace some of it."""
+    """Return a slice of a routine scan; ``values`` replace some of its values."""
     return {
         **dict.fromkeys(COLUMNS),
         "path": "/archive/IM0001.dcm",

@@ -59,16 +59,16 @@ def write_grades(path: Path, rows: Sequence[dict[str, Any]], separator: str = ",
 def widened(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return rows of long form in wide form."""
     wide: dict[str, dict[str, Any]] = {}
-    readers = dict.fromkeys(one["reader"] for one in rows)
-    for one in rows:
-        others = {k: v for k, v in one.items() if k not in ("reader", "grade")}
-        own = wide.setdefault(one["slice"], others | dict.fromkeys(readers, ""))
-        own[one["reader"]] = one["grade"]
+    readers = dict.fromkeys(reading["reader"] for reading in rows)
+    for reading in rows:
+        others = {k: v for k, v in reading.items() if k not in ("reader", "grade")}
+        own = wide.setdefault(reading["slice"], others | dict.fromkeys(readers, ""))
+        own[reading["reader"]] = reading["grade"]
     return list(wide.values())
 
 
 def site_map(**values: Any) -> SiteMap:
-    """A map that adds one grade on a scale of 1 to 5, less at its ends."""
+    """Return a map that adds one grade on a scale of 1 to 5, less at its ends."""
     given: dict[str, Any] = {
         "created": "2026-01-31T12:00:00Z",
         "clinreadnet_version": "0.1.0",

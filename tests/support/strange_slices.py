@@ -1,4 +1,4 @@
-"""Slices that are no routine abdominal CT, drawn roughly: what a network should not judge."""
+"""Slices that do not show routine abdominal CT, which a network should not judge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Y, _X = np.indices((512, 512), np.float32) - 255.5
 
 
 def ellipse(centre: tuple[float, float], axes: tuple[float, float]) -> Image:
-    """Coverage (0...1) of an ellipse; centre (x, y) and half-axes in pixels from the middle."""
+    """Return the coverage (0...1) of an ellipse, in pixels from the middle of the image."""
     r = np.hypot((_X - centre[0]) / axes[0], (_Y - centre[1]) / axes[1])
     return np.clip((1 - r) * min(axes) + 0.5, 0, 1)
 
@@ -28,7 +28,7 @@ def _texture(rng: np.random.Generator, sigma: float, amplitude: float) -> Image:
 
 
 def _scanned(image: Image, rng: np.random.Generator) -> Image:
-    """Blur and noise of a scan."""
+    """Add the blur and the noise of a scan."""
     noise = _texture(rng, float(rng.uniform(0.5, 1.2)), float(rng.uniform(6, 40)))
     return np.asarray(ndi.gaussian_filter(image, 0.8) + noise, np.float32)
 
@@ -38,7 +38,7 @@ def _air() -> Image:
 
 
 def head(rng: np.random.Generator) -> Image:
-    """Skull, brain and ventricles."""
+    """Draw skull, brain and ventricles."""
     image, wide = _air(), float(rng.uniform(150, 200))
     tall = wide * float(rng.uniform(1.1, 1.3))
     _paint(image, ellipse((0, 0), (wide, tall)), 30.0)
@@ -50,7 +50,7 @@ def head(rng: np.random.Generator) -> Image:
 
 
 def chest(rng: np.random.Generator) -> Image:
-    """Two lungs, the heart and a spine, well above the diaphragm."""
+    """Draw two lungs, the heart and a spine, well above the diaphragm."""
     image, wide = _air(), float(rng.uniform(200, 240))
     tall = wide * 0.7
     _paint(image, ellipse((0, 0), (wide, tall)), -90.0)
@@ -68,7 +68,7 @@ def chest(rng: np.random.Generator) -> Image:
 
 
 def shoulders(rng: np.random.Generator) -> Image:
-    """A wide body with two humeral heads, scapulae and the trachea, streaked between them."""
+    """Draw a wide body with humeral heads, scapulae and the trachea, and streaks between them."""
     image, wide = _air(), float(rng.uniform(235, 252))
     _paint(image, ellipse((0, 0), (wide, 105)), -90.0)
     _paint(image, ellipse((0, 0), (wide - 16, 90)), 55.0)
@@ -84,7 +84,7 @@ def shoulders(rng: np.random.Generator) -> Image:
 
 
 def legs(rng: np.random.Generator) -> Image:
-    """Two thighs with their femurs."""
+    """Draw two thighs with their femurs."""
     image = _air()
     apart, size = float(rng.uniform(95, 125)), float(rng.uniform(70, 92))
     for side in (-1, 1):
@@ -97,7 +97,7 @@ def legs(rng: np.random.Generator) -> Image:
 
 
 def water(rng: np.random.Generator) -> Image:
-    """A water phantom."""
+    """Draw a water phantom."""
     image, radius = _air(), float(rng.uniform(120, 230))
     _paint(image, ellipse((0, 0), (radius, radius)), 120.0)
     _paint(image, ellipse((0, 0), (radius - 5, radius - 5)), 0.0)
@@ -105,17 +105,17 @@ def water(rng: np.random.Generator) -> Image:
 
 
 def noise(rng: np.random.Generator) -> Image:
-    """Nothing but noise."""
+    """Return noise alone."""
     return np.asarray(rng.normal(-200, 350, (512, 512)), np.float32)
 
 
 def inverted(rng: np.random.Generator, abdomen: Image) -> Image:
-    """Bright air and dark tissue."""
+    """Return bright air and dark tissue."""
     return np.asarray(-600.0 - abdomen, np.float32)
 
 
 def magnetic_resonance(rng: np.random.Generator, abdomen: Image) -> Image:
-    """Values of an MR image, taken for HU: no air below zero, another order of tissues."""
+    """Return values of an MR image as HU: no air below zero, another order of tissues."""
     soft = np.clip(abdomen, -200, 300)
     signal = 500 + 350 * np.sin(soft / 60) + _texture(rng, 30, 120)
     signal = np.where(ndi.binary_opening(abdomen > -400, iterations=3), signal, 15.0)
@@ -123,7 +123,7 @@ def magnetic_resonance(rng: np.random.Generator, abdomen: Image) -> Image:
 
 
 def halved(rng: np.random.Generator, abdomen: Image) -> Image:
-    """An abdomen shrunk to half, in air: a field of a metre."""
+    """Return an abdomen at half its size in air: a field of one metre."""
     small = abdomen.reshape(256, 2, 256, 2).mean(axis=(1, 3))
     image = _air()
     image[128:384, 128:384] = small

@@ -1,4 +1,4 @@
-"""A command under a pseudo-terminal, as a person at a terminal runs it."""
+"""A command under a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ INTERRUPT = b"\x03"
 
 @dataclass(frozen=True)
 class Screen:
-    """What a command drew and how it ended.
+    """The output of a command and its end.
 
     Attributes:
-        drawn: everything that it wrote to the terminal.
+        drawn: text that it wrote to the terminal.
         status: exit status; negative for a signal.
-        seconds: until it ended.
+        seconds: duration.
         waited: seconds from Ctrl-C to the end, less those in which the command could run and had
             no processor; None without Ctrl-C.
     """
@@ -46,7 +46,7 @@ class Screen:
 
     @property
     def line_clean(self) -> bool:
-        """Whether the prompt that follows begins on an empty line."""
+        """Return whether the next prompt begins on an empty line."""
         last = self.drawn.rsplit("\n", 1)[-1]
         return not self.drawn or last in ("", "\x1b[?25h") or last.endswith("\x1b[2K")
 
@@ -204,7 +204,7 @@ def _watch(
 
 
 def main(command: Sequence[str]) -> int:
-    """Run a command at a terminal and say how it ended; return 1 if a person would be let down."""
+    """Run a command at a terminal and print how it ended; return 1 if its output is unsuitable."""
     screen = run(command, Path(), limit=1800)
     print(screen.drawn[-2000:])
     print(f"status {screen.status}, {screen.seconds:.0f} s, cursor {screen.cursor_shown}")

@@ -1,4 +1,4 @@
-"""Whether tests run whole that `make test` runs in part; `make test-all` says so."""
+"""Whether tests run in full. `make test` runs samples, `make test-all` everything."""
 
 import os
 

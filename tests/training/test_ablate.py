@@ -205,7 +205,7 @@ def test_patients_copies_are_ordered_by_every_network(
 
 
 def test_a_difference_is_bootstrapped_in_pairs() -> None:
-    """The interval of a constant gap is narrow, whatever seeds and slices do to both networks."""
+    """The interval of a constant gap is narrow for all seeds and slices."""
     rng = np.random.default_rng(0)
     label = rng.uniform(0, 4, 60)
 
@@ -239,7 +239,7 @@ def test_a_difference_is_bootstrapped_in_pairs() -> None:
 
 
 def test_a_difference_of_few_seeds_is_as_wide_as_students() -> None:
-    """Slices add nothing to it here, and a resample of three seeds would be half as wide."""
+    """Resampling three seeds would give half the width."""
     rng = np.random.default_rng(0)
     label = rng.uniform(0, 4, 40).tolist()
 
@@ -254,13 +254,13 @@ def test_a_difference_of_few_seeds_is_as_wide_as_students() -> None:
 
 
 def test_what_a_killed_writer_left_beside_a_result_is_removed(tmp_path: Path) -> None:
-    """It died between the result and its temporary folder; nothing is written there again."""
+    """It was killed after it wrote the result and before it removed its temporary folder."""
     code = "import os, sys; from clinreadnet.files import whole_file\n"
     code += "with whole_file(sys.argv[1]): os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, tmp_path / "result.json"])
     (tmp_path / "result.json").write_text("{}")
     assert len(list(tmp_path.iterdir())) == 2
-    assert module._finished(tmp_path) == {}
+    assert module.read_result(tmp_path) == {}
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
@@ -268,6 +268,19 @@ def test_another_folder_is_not_written_into(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="holds something else"):
         ablate([folder], tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize("missing", ["data", "test", "patients", "clean"])
+@pytest.mark.parametrize("report", [False, True])
+def test_a_missing_folder_leaves_nothing(
+    missing: str, report: bool, folder: Path, tmp_path: Path
+) -> None:
+    nowhere = tmp_path / "nowhere"
+    given = {"data": [folder], "test": folder, "patients": folder, "clean": [folder]}
+    given[missing] = [nowhere] if isinstance(given[missing], list) else nowhere
+    with pytest.raises(InputError, match=f"{nowhere}: no such"):
+        ablate(given.pop("data"), tmp_path / "out", CONFIG, report=report, **given)
+    assert not (tmp_path / "out").exists()
 
 
 def test_intervals_are_students() -> None:

@@ -28,12 +28,12 @@ def turns(degrees: list[float], crop: int = 512, seed: int = 0) -> Draws:
 
 def test_crops_and_flips_keep_every_pixel_value_and_its_neighbours() -> None:
     hu = torch.arange(512 * 512, dtype=torch.int32).reshape(1, 512, 512).repeat(50, 1, 1)
-    seen = set()
+    jumps = set()
     for (crop,) in augment(hu, turns([0.0] * 50, crop=256)):
-        seen.add((int(crop[0, 1] - crop[0, 0]), int(crop[1, 0] - crop[0, 0])))
+        jumps.add((int(crop[0, 1] - crop[0, 0]), int(crop[1, 0] - crop[0, 0])))
         assert crop.shape == (256, 256)
         assert crop.max() - crop.min() == 255 * 512 + 255
-    assert seen == {(1, 512), (-1, 512), (1, -512), (-1, -512)}
+    assert jumps == {(1, 512), (-1, 512), (1, -512), (-1, -512)}
 
 
 @pytest.mark.parametrize("labelled", [False, True])

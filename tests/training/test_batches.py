@@ -47,8 +47,8 @@ def test_a_ragged_rest_is_left_to_the_next_epoch(slices: LabelledSlices) -> None
 
 def test_the_seed_decides_and_a_later_start_sees_the_same(slices: LabelledSlices) -> None:
     whole, again = list(batches(slices, 2).after(5)), list(batches(slices, 2).after(7))
-    for one, other in zip(whole[2:], again, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    for first, second in zip(whole[2:], again, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     other, *_ = batches(slices, 2, seed=1).after(5)
     assert not torch.equal(whole[0].inputs, other.inputs)
 

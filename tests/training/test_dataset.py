@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.labelled_folder import make_labelled_folder
 
-from clinreadnet.data.ldctiqa import write_labels
+from clinreadnet.data.ldctiqa import LdctiqaFolder, write_labels
 from clinreadnet.data.tif import write_tif
 from clinreadnet.data.tiles import read_tiles, write_tiles
 from clinreadnet.errors import InputError
@@ -29,9 +29,9 @@ def test_images_are_in_order_and_in_whole_hounsfield_units(folder: Path) -> None
 
 
 def test_no_anatomy_is_on_both_sides(folder: Path) -> None:
-    seen, held_out = split_by_anatomy(load_slices([folder]), 0.34, seed=0)
-    assert len(seen) == 8 and len(held_out) == 4
-    assert not set(seen.groups) & set(held_out.groups)
+    training, held_out = split_by_anatomy(load_slices([folder]), 0.34, seed=0)
+    assert len(training) == 8 and len(held_out) == 4
+    assert not set(training.groups) & set(held_out.groups)
 
 
 def test_thinning_keeps_every_anatomy(folder: Path) -> None:
@@ -51,12 +51,31 @@ def test_a_folder_named_twice_is_refused(folder: Path) -> None:
         load_slices([folder, folder / ".." / folder.name])
 
 
+def test_phantoms_of_one_seed_are_refused(tmp_path: Path) -> None:
+    folders = [make_labelled_folder(tmp_path / name, anatomies=1) for name in "abc"]
+    for folder, seed in zip(folders, (7, 7, 8), strict=True):
+        simulation = json.loads((folder / "simulation.json").read_text()) | {"seed": seed}
+        if folder is folders[1]:
+            simulation["breadth"] = "wide"
+        (folder / "simulation.json").write_text(json.dumps(simulation))
+    with pytest.raises(InputError, match=r"b: shows the anatomies of .*a, seed 7; simulate with"):
+        load_slices(folders)
+    slices = load_slices([folders[0], folders[2]])
+    assert [source["seed"] for source in slices.sources] == [7, 8]
+    # Scanned slices are told apart by their patients, not by the seed.
+    simulation = json.loads((folders[1] / "simulation.json").read_text())
+    for record in simulation["images"].values():
+        record["slice"] = "IM1.dcm"
+    (folders[1] / "simulation.json").write_text(json.dumps(simulation))
+    assert len(load_slices(folders)) == 12
+
+
 def test_every_folder_is_checked_before_the_first_image_is_read(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad = make_labelled_folder(tmp_path / "bad", anatomies=1)
     (bad / "image" / "0002.tif").unlink()
-    monkeypatch.setattr("clinreadnet.training.dataset._read", lambda *a: pytest.fail("read"))
+    monkeypatch.setattr(LdctiqaFolder, "hu", lambda *a: pytest.fail("read"))
     with pytest.raises(InputError, match="1 labelled image is missing, first 0002.tif"):
         load_slices([folder, bad])
 
@@ -67,9 +86,9 @@ def test_anatomies_are_found_from_the_images_of_a_simulated_folder(
     (tmp_path / "image").mkdir()
     truth, labels = [], {}
     for anatomy in range(2):
-        for made in simulate_anatomy(3, anatomy, count=3).slices:
+        for s in simulate_anatomy(3, anatomy, count=3).slices:
             name = f"{len(truth):04}.tif"
-            write_tif(tmp_path / "image" / name, made.hu)
+            write_tif(tmp_path / "image" / name, s.hu)
             labels[name] = 2.0
             truth.append(anatomy)
     write_labels(tmp_path, labels)
@@ -109,7 +128,7 @@ def test_slices_without_tile_labels_are_counted(
     load_slices([folder], quiet=True)
 
 
-def test_views_of_one_patient_stand_on_one_side(tmp_path: Path) -> None:
+def test_views_of_a_patient_are_in_one_part_of_the_split(tmp_path: Path) -> None:
     folder = make_labelled_folder(tmp_path / "views", anatomies=4)
     path = folder / "simulation.json"
     content = json.loads(path.read_text())

@@ -8,6 +8,7 @@ import pytest
 from support.labelled_folder import make_labelled_folder
 
 from clinreadnet.errors import InputError
+from clinreadnet.model.checkpoint import pretrained_path
 from clinreadnet.model.network import PRESETS
 from clinreadnet.training import run as module
 from clinreadnet.training.recipe import load_recipe, shipped_recipes
@@ -51,6 +52,13 @@ def test_a_recipe_is_read(tmp_path: Path) -> None:
     assert second.config.limit_seconds == 90 and second.config.tile_weight == 2.0
 
 
+def test_the_wide_recipe_starts_from_the_shipped_weights() -> None:
+    network, head = load_recipe("wide")
+    assert network.config.init == str(pretrained_path()) and head.config.init is None
+    assert network.config.learning_rate < load_recipe("small")[0].config.learning_rate / 3
+    assert (network.config.tile_weight, network.config.target) == (3.0, "quality")
+
+
 def test_stages_follow_each_other_and_are_kept_at_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,7 +81,13 @@ def test_stages_follow_each_other_and_are_kept_at_a_resume(
     ("text", "message"),
     [
         pytest.param("[[stage]]\nepoch = 3\n", "unknown field 'epoch'; known: name", id="field"),
-        pytest.param("[[stage]]\ninit = 'x'\n", "unknown field 'init'", id="init"),
+        pytest.param("[[stage]]\ninit = 'x'\n", "init is 'x'; leave it out", id="init"),
+        pytest.param("[[stage]]\ninit = 3\n", "init is 3; leave it out", id="init-number"),
+        pytest.param(
+            "[[stage]]\nname = 'a'\n[[stage]]\nname = 'b'\ninit = 'shipped'\n",
+            "stage b: init is 'shipped'",
+            id="init-later",
+        ),
         pytest.param("[[stage]]\nepochs = 'ten'\n", "expected int", id="type"),
         pytest.param("[[stage]]\nmost_slices = 'all'\n", "expected int", id="optional"),
         pytest.param("[[stage]]\nbf16 = 'yes'\n", "expected bool", id="optional-bool"),

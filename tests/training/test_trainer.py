@@ -67,6 +67,8 @@ def test_a_run_lowers_the_loss_and_leaves_a_checkpoint(folder: Path, tmp_path: P
     assert result["srocc"]["low"] <= result["srocc"]["value"] <= result["srocc"]["high"]
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["training_slices"], summary["validation_slices"]) == (8, 4)
+    source = {"name": folder.name, "slices": 12, "seed": None, "breadth": "standard"}
+    assert summary["data"] == [source] and result["data"] == source
     assert summary["steps"] == 20 and summary["slices_per_second"] > 0
     assert summary["kept"]["sum"] == max(float(row["sum"]) for row in rows)
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
@@ -202,12 +204,12 @@ def test_the_shipped_weights_are_a_moving_average(folder: Path, tmp_path: Path) 
     trainer = Trainer(replace(TINY, epochs=5000), load_slices([folder]), tmp_path)
     weight = trainer.model.stem.embed.weight
     batch, *_ = trainer.batches.after(0)
-    trainer._train_step(batch)
+    trainer.train_step(batch)
     torch.testing.assert_close(
         trainer.ema.stem.embed.weight, weight, msg="the first is the average"
     )
     before, trainer.step = trainer.ema.stem.embed.weight.clone(), 998
-    trainer._train_step(batch)
+    trainer.train_step(batch)
     share = 0.999 ** (EMA_POWER + 1)
     expected = share * before + (1 - share) * weight
     torch.testing.assert_close(trainer.ema.stem.embed.weight, expected, rtol=0, atol=1e-8)
@@ -221,14 +223,14 @@ def test_an_epoch_is_kept_and_patience_ends_the_run(
 ) -> None:
     config = replace(TINY, epochs=50, patience=2, keep=keep)
     trainer = Trainer(config, load_slices([folder]), tmp_path)
-    finish, kept = trainer._finish_epoch, []
+    finish, kept = trainer.finish_epoch, []
 
     def scored() -> dict[str, float]:
         row = finish() | {"sum": [float("nan"), 2.0, 1.5, 1.9, 2.5][len(kept)]}
         kept.append(trainer.ema.stem.embed.weight.clone())
         return row
 
-    monkeypatch.setattr(trainer, "_finish_epoch", scored)
+    monkeypatch.setattr(trainer, "finish_epoch", scored)
     trainer.run()
     assert len(rows_of(tmp_path)) == 4, "two epochs after the second, no better"
     saved = load_checkpoint(tmp_path / "model.safetensors").stem.embed.weight
@@ -360,7 +362,7 @@ def test_a_run_killed_before_its_first_state_is_started_anew(folder: Path, tmp_p
 def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with run._interrupts() as interrupted:
+        with run.interrupts() as interrupted:
             signal.raise_signal(signal.SIGINT)
             assert not interrupted()
             signal.raise_signal(signal.SIGTERM)
@@ -374,14 +376,14 @@ def test_an_ignored_signal_stays_ignored() -> None:
 def test_an_interrupt_waits_for_the_step(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Trainer._train_step
+    step = Trainer.train_step
 
     def interrupted_step(self: Trainer, batch: Batch) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGINT)
         return step(self, batch)
 
     handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(Trainer, "_train_step", interrupted_step)
+    monkeypatch.setattr(Trainer, "train_step", interrupted_step)
     with pytest.raises(KeyboardInterrupt):
         train([folder], tmp_path / "run", TINY)
     assert torch.load(tmp_path / "run" / "last.pt", weights_only=True)["step"] == 1
@@ -423,13 +425,13 @@ run.train([sys.argv[1]], sys.argv[2], TINY)
 
 
 class Recorder(Trainer):
-    """Keeps the gradients of the first step and the weights of the last beside the run folder."""
+    """A trainer that saves the gradients of the first step and the weights of the last step."""
 
     def keep(self, name: str, value: dict[str, torch.Tensor]) -> None:
         torch.save(value, f"{self.out}-{name}-{self.ranks.rank}.pt")
 
-    def _train_step(self, batch: Batch) -> torch.Tensor:
-        loss = super()._train_step(batch)
+    def train_step(self, batch: Batch) -> torch.Tensor:
+        loss = super().train_step(batch)
         if self.step == 0:
             gradients = {n: p.grad for n, p in self.model.named_parameters() if p.grad is not None}
             self.keep("gradients", gradients)

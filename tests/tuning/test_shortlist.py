@@ -1,8 +1,9 @@
-"""Which candidates are worth a GPU's time, by their machine code."""
+"""The candidates that are timed on a GPU, chosen by their machine code."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 pytest.importorskip("triton", reason="triton is not installed")
 
 from clinreadnet.kernels.registry import OPS
-from clinreadnet.tuning.shortlist import estimate, shortlist
+from clinreadnet.tuning.shortlist import estimate, obstacle, shortlist
 
 pytestmark = pytest.mark.compile
 
@@ -34,10 +35,10 @@ def test_a_larger_tile_reads_and_issues_less() -> None:
 def test_few_programs_are_counted_on_the_busiest_multiprocessor() -> None:
     """A GPU of one multiprocessor needs as many times longer as there are programs."""
     config = linear(64, 64)
-    many, one = (
+    many, single = (
         estimate(KEYS, config, capability=90, multiprocessors=count).cycles for count in (10**9, 1)
     )
-    assert one / many > 100
+    assert single / many > 100
 
 
 def test_what_spills_or_does_not_compile_is_left_out() -> None:
@@ -55,10 +56,20 @@ def test_what_spills_or_does_not_compile_is_left_out() -> None:
 
 def test_processes_choose_the_same() -> None:
     candidates = [SMALL, linear(32, 64), LARGE]
-    (one, two) = (
+    (alone, parallel) = (
         shortlist(KEYS, candidates, 2, **GPU, processes=processes) for processes in (1, 2)
     )
-    assert one == two and len(one) == 2 and one[0] == LARGE
+    assert alone == parallel and len(alone) == 2 and alone[0] == LARGE
+
+
+def test_what_is_chosen_is_compiled_for_every_shape(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    (chosen,) = shortlist(KEYS, [SMALL, linear(32, 64)], 1, **GPU, processes=2)
+    compiled = sorted(tmp_path.rglob("*.cubin"))
+    assert obstacle(KEYS, chosen, capability=90) is None
+    assert sorted(tmp_path.rglob("*.cubin")) == compiled != []
 
 
 @pytest.mark.parametrize("name", sorted(OPS))

@@ -1,4 +1,4 @@
-"""The search for launch configurations, with the clock injected: a GPU adds only the time."""
+"""The search for launch configurations with an injected clock. A GPU adds only the time."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ IN_USE = {"block": 1}
 
 
 class Doubling:
-    """An op that doubles; its configuration decides how fast and how wrong it is."""
+    """An op that doubles. Its configuration determines its time and its error."""
 
     def __init__(self, milliseconds: dict[int, float], wrong: Sequence[int] = ()) -> None:
         self.milliseconds, self.wrong = milliseconds, wrong
@@ -58,7 +58,7 @@ def search(op: Doubling, **options: Any) -> tune.EntryTrials:
 def test_the_fastest_is_chosen_and_the_one_in_use_is_tried_first() -> None:
     op = Doubling({2: 0.5, 4: 0.25, 1: 1.0, 8: 0.75})
     result = search(op)
-    assert [one.config["block"] for one in result.trials] == [1, 2, 4, 8]
+    assert [trial.config["block"] for trial in result.trials] == [1, 2, 4, 8]
     assert result.best.config == {"block": 4}
     assert result.best.milliseconds == (0.25, 0.25)
     assert result.examples == ("one", "two")
@@ -69,7 +69,7 @@ def test_a_tie_keeps_the_configuration_in_use() -> None:
 
 
 def test_times_are_weighed_by_ratio() -> None:
-    """Twice as fast on a short example outweighs a tenth slower on a long one."""
+    """Twice the speed on a short example outweighs a loss of a tenth on a long one."""
     times = iter([1.0, 100.0, 0.5, 110.0])
 
     def clock(run: Callable[[], object]) -> float:
@@ -160,7 +160,7 @@ def test_what_does_not_compile_is_dropped() -> None:
 
 @pytest.fixture
 def pretend_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """A GPU that no file is named after, folders of its own, and a clock that favours block 4."""
+    """Pretend a GPU without a file of its own, and a clock that favours block 4."""
     folder = tmp_path / "configs"
     folder.mkdir()
     default = {"gpu": None, "compute_capability": None, "other": {"8": {"block": 7}}}
@@ -179,9 +179,9 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Pat
         return run(device=CPU, clock=op.clock, **options)
 
     monkeypatch.setattr(tune, "tune", on_cpu)
-    launch._configs.cache_clear()
+    launch.read_configs.cache_clear()
     yield folder
-    launch._configs.cache_clear()
+    launch.read_configs.cache_clear()
 
 
 def invoke(*options: str) -> Result:
@@ -269,10 +269,10 @@ def test_rows_that_cannot_be_written_are_refused_before_anything_is_timed(
 def test_each_trial_is_a_row_and_the_shortlist_decides_what_is_tried(
     pretend_gpu: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def shortlist(keys: tuple[str, ...], candidates: Any, most: int, **options: Any) -> list[Any]:
-        asked.append((keys, len(candidates), most, options))
+        calls.append((keys, len(candidates), most, options))
         return [{"block": 2}]
 
     monkeypatch.setattr(tune, "shortlist", shortlist)
@@ -281,7 +281,7 @@ def test_each_trial_is_a_row_and_the_shortlist_decides_what_is_tried(
     options = ("--entry", "doubling/float16/64", "--candidates", "8", "--rows", str(rows))
     assert invoke(*options).exit_code == 0
     expected = {"capability": 90, "multiprocessors": 132}
-    assert asked == [(("doubling", "float16", "64"), 3, 8, expected)]
+    assert calls == [(("doubling", "float16", "64"), 3, 8, expected)]
     entry = {"entry": "doubling/float16/64", "dropped": None}
     assert [json.loads(line) for line in rows.read_text().splitlines()] == [
         entry | {"config": {"block": block}, "milliseconds": [ms, ms]}

@@ -1,9 +1,13 @@
-"""Batches of verification: which ones run, and what they notice that single slices do not."""
+"""Batches of verification: their sizes, and errors that single slices do not show."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +87,7 @@ def slices_of(n: int) -> NDArray[np.int16]:
 
 
 class Wrong:
-    """What `support.tiny_bundle` computes, with a mistake in batches."""
+    """A backend that computes `support.tiny_bundle` with an error in batches."""
 
     def __init__(self, mistake: str) -> None:
         self.mistake = mistake
@@ -105,7 +109,7 @@ class Wrong:
 
 
 @pytest.mark.parametrize(
-    ("mistake", "said"),
+    ("mistake", "reason"),
     [
         pytest.param("none", None, id="none"),
         pytest.param("ninth", "batch 16, position 8, golden slice 8: a slice's score", id="ninth"),
@@ -119,7 +123,7 @@ class Wrong:
     ],
 )
 def test_a_mistake_in_some_batches_is_named_with_slice_and_output(
-    mistake: str, said: str | None
+    mistake: str, reason: str | None
 ) -> None:
     images = slices_of(10)
     slices = GoldenSlices(images)
@@ -127,25 +131,41 @@ def test_a_mistake_in_some_batches_is_named_with_slice_and_output(
     ran = run_batches(Wrong(mistake), slices, PROFILE)
     assert ran.sizes == [1, 4, 9, 16]
     failures = batch_failures(ran, expected, Limits(5e-3, 2e-2, 1.6e-3, 1e-2), slices.name)
-    if said is None:
+    if reason is None:
         assert failures == {}
     else:
-        assert any(said in text for text in failures.values()), failures
+        assert any(reason in text for text in failures.values()), failures
         assert "batch 1" not in failures
 
 
 def test_a_slice_may_not_depend_on_its_neighbours() -> None:
-    """A leak inside the budget of 8 bits shows when the same slice runs elsewhere."""
+    """A leak within the budget of 8 bits is visible if the same slice runs in another place."""
     images = slices_of(10)
     slices = GoldenSlices(images)
     expected = reference(images)
     limits = Limits(5e-2, 0.2, 1e-2, 0.1)
     leaking = run_batches(Wrong("leak"), slices, PROFILE)
     assert batch_failures(leaking, expected, limits, slices.name) == {}
-    said = repeat_failure(leaking, expected, limits, slices.name)
-    assert said is not None and "depends on its batch: in batch" in said and "probs" in said
+    failure = repeat_failure(leaking, expected, limits, slices.name)
+    assert failure is not None and "probs" in failure
+    assert "depends on its batch: in batch" in failure
     right = run_batches(Wrong("none"), slices, PROFILE)
     assert repeat_failure(right, expected, limits, slices.name) is None
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_does_not_wait_for_a_batch() -> None:
+    threads: list[threading.Thread] = []
+
+    def busy(hu: NDArray[Any]) -> Outputs:
+        threads.append(threading.current_thread())
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        hashlib.pbkdf2_hmac("sha512", b"word", b"salt", 2_000_000)  # no interrupt shortens it
+        return reference(hu[:, 0])
+
+    with pytest.raises(KeyboardInterrupt):
+        run_batches(busy, GoldenSlices(slices_of(2)), BatchRange(1, 1, 2))
+    assert threads[0] is not threading.main_thread() and threads[0].is_alive()
 
 
 def test_a_golden_set_smaller_than_the_profile_fills_its_batches(tmp_path: Path) -> None:
@@ -180,9 +200,9 @@ def test_progress_counts_every_slice_that_runs(tmp_path: Path) -> None:
 
     bundle = write_bundle(tmp_path / "b", batch=BatchRange(1, 2, 4), precisions=("fp32",))
     manifest = load_manifest(bundle)
-    seen: list[int] = []
-    verify_golden(bundle, manifest, seen.append)
-    assert sum(seen) == steps(manifest, manifest.golden.slices, golden=True)
+    progress: list[int] = []
+    verify_golden(bundle, manifest, progress.append)
+    assert sum(progress) == steps(manifest, manifest.golden.slices, golden=True)
     larger = dataclasses.replace(
         manifest,
         artifacts=tuple(

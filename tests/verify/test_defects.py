@@ -1,4 +1,4 @@
-"""Seeded defects: every one changes the graph, and verification names the output that is off.
+"""Seeded defects: each changes the graph, and verification names the wrong output.
 
 `make defects` runs all of them on the shipped network in three precisions; here the tiny network of
 the test bundle runs a sample of them on a few golden slices.
@@ -51,7 +51,7 @@ def test_there_are_enough_and_their_names_differ() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("defect", DEFECTS, ids=lambda one: one.name)
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda defect: defect.name)
 def test_each_changes_the_graph_and_leaves_one(
     tiny_bundle: Path, defect: Defect, precision: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Engines are verified through the backend that a session uses, on a fake GPU."""
+"""Engines are verified through the backend of a session, on a fake GPU."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_a_batch_that_does_not_fit_is_noted(machine: Machine) -> None:
 def test_a_report_and_its_progress_count_engines(machine: Machine) -> None:
     bundle = machine.bundle()
     manifest = load_manifest(bundle)
-    seen: list[int] = []
-    report = verify_golden(bundle, manifest, seen.append)
+    progress: list[int] = []
+    report = verify_golden(bundle, manifest, progress.append)
     assert {a.file: a.parity.ran_on is not None for a in report.artifacts if a.parity}[ENGINE]
     assert steps(manifest, manifest.golden.slices, golden=True) > 18
 
@@ -120,7 +120,7 @@ def slices_run(machine: Machine, bundle: Path, monkeypatch: pytest.MonkeyPatch) 
     return sizes
 
 
-def test_an_engine_that_nobody_verified_on_this_gpu_runs_all_golden_slices(
+def test_an_engine_without_a_record_for_this_gpu_runs_all_golden_slices(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = machine.bundle(verifiable=True)
@@ -136,7 +136,7 @@ def test_an_engine_that_nobody_verified_on_this_gpu_runs_all_golden_slices(
 def test_an_engine_that_is_wrong_on_a_later_golden_slice_is_seen_without_a_record(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first golden slice alone would pass it."""
+    """The first golden slice passes."""
     bundle = machine.bundle(verifiable=True)
     golden = read_golden(bundle, load_manifest(bundle).golden)
     real = fake_tensorrt.reference

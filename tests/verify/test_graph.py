@@ -1,4 +1,4 @@
-"""One graph run and judged: without its quantisers, and on slices that nobody scored."""
+"""The verification of a graph without its quantisers, and on slices without a score."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def evidence(labels: list[float]) -> Evidence:
 
 
 def quantised(scale: float, offset: float = 0.0) -> bytes:
-    """The graph with 8-bit means of the patches, whose quantiser has the step ``scale``."""
+    """Return the graph with 8-bit means of the patches, quantised with the step ``scale``."""
     model = onnx.load_model_from_string(make_graph(score_offset=offset))
     graph = model.graph
-    (made,) = [n for n in graph.node if "means" in n.output]
-    made.output[0] = "exact"
-    at = list(graph.node).index(made) + 1
+    (means,) = [n for n in graph.node if "means" in n.output]
+    means.output[0] = "exact"
+    at = list(graph.node).index(means) + 1
     graph.initializer.extend(
         [
             helper.make_tensor("step", TensorProto.FLOAT, [], [scale]),
@@ -53,7 +53,7 @@ def test_quantisers_are_bypassed_in_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "offset", "said"),
+    ("scale", "offset", "reason"),
     [
         pytest.param(0.0078125, 0.0, None, id="right"),
         # Inside the budget of int8, 5e-2, and outside that of float16, 5e-3.
@@ -62,22 +62,22 @@ def test_quantisers_are_bypassed_in_pairs() -> None:
     ],
 )
 def test_a_quantised_graph_is_judged_with_and_without_its_quantisers(
-    scale: float, offset: float, said: str | None
+    scale: float, offset: float, reason: str | None
 ) -> None:
     given = evidence([1.0, 2.0, 3.0])
     unlabelled = Evidence(given.slices, given.reference, np.full(3, np.nan))
     parity, _ = verify_graph(quantised(scale, offset), "int8", BatchRange(1, 1, 1), unlabelled)
-    if said is None:
+    if reason is None:
         assert parity.status == "passed", parity.reason
         assert max(parity.details["without_quantisers"].values()) < 5e-3
         assert parity.details["slices_off"] == []
     else:
-        assert parity.status == "failed" and said in str(parity.reason)
+        assert parity.status == "failed" and reason in str(parity.reason)
         assert ("without its quantisers" in str(parity.reason)) == (offset > 0)
         assert parity.details["slices_off"][1] == "golden slice 1 (metal)"
 
 
-def test_metrics_leave_out_slices_that_nobody_scored() -> None:
+def test_metrics_exclude_slices_without_a_score() -> None:
     graph = make_graph()
     scored, _ = verify_graph(graph, "fp32", BatchRange(1, 1, 1), evidence([1.0, 3.0, np.nan]))
     assert scored.status == "passed"

@@ -1,4 +1,4 @@
-"""The two pages in a bundle: they say what the manifest says, and fetch nothing."""
+"""The two pages in a bundle agree with the manifest and fetch nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from clinreadnet.verify.run import verify_golden
 
 
 class Tags(HTMLParser):
-    """Which elements are open, and every one that was seen."""
+    """A parser that records the open and all seen elements."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def test_a_record_renews_both(tmp_path: Path) -> None:
     assert (bundle / README_NAME).read_text() == readme(renewed)
 
 
-def test_what_nobody_ran_is_listed_apart(tmp_path: Path) -> None:
+def test_artifacts_that_were_not_run_are_listed_apart(tmp_path: Path) -> None:
     _, manifest = made(tmp_path)
     waiting = dataclasses.replace(manifest.artifacts[0], parity=None, records=())
     changed = dataclasses.replace(manifest, artifacts=(waiting, *manifest.artifacts[1:]))
@@ -91,7 +91,7 @@ def test_what_nobody_ran_is_listed_apart(tmp_path: Path) -> None:
     assert "Not run yet" not in parity_page(manifest)
 
 
-def test_a_failure_is_said_in_both(tmp_path: Path) -> None:
+def test_a_failure_is_reported_in_both(tmp_path: Path) -> None:
     _, manifest = made(tmp_path)
     first = manifest.artifacts[0]
     assert first.parity is not None

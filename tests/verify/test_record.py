@@ -1,4 +1,4 @@
-"""`verify --record`: one record for each machine, and no signature that does not match."""
+"""`verify --record`: a record for each machine, and no invalid signature."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from rich.console import Console
 from support.fake_machine import Machine, start
 from support.fake_tensorrt import Engine
 from support.tiny_bundle import write_bundle
@@ -26,7 +27,7 @@ from clinreadnet.runtime.bundle.sign import sign_bundle
 from clinreadnet.runtime.records import ran_on, record_here, record_verdict
 from clinreadnet.runtime.verdict import Validity, this_machine
 from clinreadnet.verify import backends
-from clinreadnet.verify.report import _label
+from clinreadnet.verify.report import local_table
 
 pytestmark = pytest.mark.usefixtures("without_openvino")
 
@@ -77,8 +78,8 @@ def records_of(bundle: Path, file: str) -> tuple[Parity, ...]:
 
 def test_a_record_says_where_when_and_with_what(machine: Machine) -> None:
     bundle = machine.bundle(verifiable=True)
-    status, said, _ = verify(bundle, "--record")
-    assert status == 0 and f"{bundle}: 2 results recorded\n" in said
+    status, printed, _ = verify(bundle, "--record")
+    assert status == 0 and f"{bundle}: 2 results recorded\n" in printed
     (record,) = records_of(bundle, ENGINE)
     ran = record.ran_on
     assert record.status == "passed" and record.details["batches"] == [1, 4, 5, 8]
@@ -125,13 +126,13 @@ def test_the_maker_of_a_bundle_records_in_its_parity(tmp_path: Path) -> None:
     assert verify(bundle, "--record")[0] == 0
     assert len(records_of(bundle, FP32)) == 1
     manifest = load_manifest(bundle)
-    made = [dataclasses.replace(a, parity=a.records[0], records=()) for a in manifest.artifacts]
-    write_manifest(dataclasses.replace(manifest, artifacts=tuple(made)), bundle)
+    own = (dataclasses.replace(a, parity=a.records[0], records=()) for a in manifest.artifacts)
+    write_manifest(dataclasses.replace(manifest, artifacts=tuple(own)), bundle)
     assert verify(bundle, "--record")[0] == 0
     assert len(records_of(bundle, FP32)) == 0
 
 
-def test_a_record_of_another_gpu_does_not_count_and_is_said(
+def test_a_record_of_another_gpu_does_not_count_and_is_reported(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = machine.bundle(verifiable=True)
@@ -139,13 +140,13 @@ def test_a_record_of_another_gpu_does_not_count_and_is_said(
     monkeypatch.setattr("support.fake_pycuda.NAME", b"Other GPU")
     machine.gpu.target = "sm120"
     engine = load_manifest(bundle).artifact(ENGINE)
-    here = dataclasses.replace(this_machine(machine.fake.version))
-    assert here.gpu == "Other GPU" and record_here(engine, "tensorrt", here) is None
-    status, said, _ = verify(bundle, "--json")
-    (found,) = [a for a in json.loads(said)["artifacts"] if a["file"] == ENGINE]
-    assert status == 0 and found["status"] == "not run here"
-    assert "built for sm89, this GPU is sm120" in found["reason"]
-    assert "; passed on Fake GPU, another GPU, 20" in found["reason"]
+    present = dataclasses.replace(this_machine(machine.fake.version))
+    assert present.gpu == "Other GPU" and record_here(engine, "tensorrt", present) is None
+    status, printed, _ = verify(bundle, "--json")
+    (entry,) = [a for a in json.loads(printed)["artifacts"] if a["file"] == ENGINE]
+    assert status == 0 and entry["status"] == "not run here"
+    assert "built for sm89, this GPU is sm120" in entry["reason"]
+    assert "; passed on Fake GPU, another GPU, 20" in entry["reason"]
 
 
 def test_what_fails_here_is_recorded_and_refused_here_alone(
@@ -157,8 +158,8 @@ def test_what_fails_here_is_recorded_and_refused_here_alone(
     engine = load_manifest(bundle).artifact(ENGINE)
     assert [record.status for record in engine.records] == ["failed"]
     assert load_manifest(bundle).verified  # other machines may load the other artifacts
-    here = this_machine(machine.fake.version)
-    refused = record_verdict(engine, "tensorrt", here)
+    present = this_machine(machine.fake.version)
+    refused = record_verdict(engine, "tensorrt", present)
     assert refused.validity == Validity.INVALID
     assert "failed `clinreadnet verify` on Fake GPU, 20" in refused.reason
     # Verified again, it is not refused for what is recorded.
@@ -193,8 +194,8 @@ def test_a_key_renews_the_signature(tmp_path: Path, keys: Keys) -> None:
     secret, public = keys("vendor")
     bundle = write_bundle(tmp_path / "b", verifiable=True)
     sign_bundle(bundle, secret)
-    status, said, _ = verify(bundle, "--record", "--key", str(secret))
-    assert status == 0 and "1 result recorded, and signed again" in said
+    status, printed, _ = verify(bundle, "--record", "--key", str(secret))
+    assert status == 0 and "1 result recorded, and signed again" in printed
     assert len(load_manifest(bundle, [public]).artifact(FP32).records) == 1
 
 
@@ -202,8 +203,8 @@ def test_without_a_key_the_bundle_is_unsigned_and_says_so(tmp_path: Path, keys: 
     secret, public = keys("vendor")
     bundle = write_bundle(tmp_path / "b", verifiable=True)
     sign_bundle(bundle, secret)
-    status, said, _ = verify(bundle, "--record")
-    assert status == 0 and f"unsigned now: run `clinreadnet sign {bundle} --key KEY`" in said
+    status, printed, _ = verify(bundle, "--record")
+    assert status == 0 and f"unsigned now: run `clinreadnet sign {bundle} --key KEY`" in printed
     assert not (bundle / "manifest.sig").exists()
     with pytest.raises(Untrusted, match="not signed"):
         load_manifest(bundle, [public])
@@ -222,7 +223,7 @@ def test_another_key_does_not_sign_what_is_signed(tmp_path: Path, keys: Keys) ->
 def test_a_signature_is_gone_before_the_manifest_is_replaced(
     tmp_path: Path, keys: Keys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whenever it ends, what is there matches: nothing is signed that is not what was signed."""
+    """At every moment, a signature matches its manifest."""
     secret, public = keys("vendor")
     bundle = write_bundle(tmp_path / "b", verifiable=True)
     sign_bundle(bundle, secret)
@@ -282,8 +283,8 @@ def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], mes
 def test_a_key_that_cannot_sign_is_refused_before_the_work(tmp_path: Path, keys: Keys) -> None:
     _, public = keys("vendor")
     bundle = write_bundle(tmp_path / "b", verifiable=True)
-    status, said, line = verify(bundle, "--record", "--key", str(public))
-    assert status == 2 and "not an unencrypted private key" in line and said == ""
+    status, printed, line = verify(bundle, "--record", "--key", str(public))
+    assert status == 2 and "not an unencrypted private key" in line and printed == ""
 
 
 def test_a_graph_for_cpus_alone_is_not_run_on_a_gpu(
@@ -304,15 +305,16 @@ def test_the_table_says_where_each_result_comes_from(tmp_path: Path) -> None:
     graph = load_manifest(write_bundle(tmp_path / "bundle")).artifacts[0]
     machine = this_machine("1.0")
     parities = [
-        dataclasses.replace(graph.parity or Parity("passed"), ran_on=one)
-        for one in (
+        Parity("passed", ran_on=run, worst_tile_difference=0.0)
+        for run in (
             ran_on("onnxruntime-cpu", machine),
             ran_on("openvino", machine),
             dataclasses.replace(ran_on("onnxruntime-cuda", machine), gpu="L4"),
         )
     ]
     graph = dataclasses.replace(graph, parity=parities[0], records=tuple(parities[1:]))
-    assert [_label(graph, one) for one in parities] == [
+    labels = local_table([graph], Console(width=200)).columns[0].cells
+    assert [str(label) for label in labels] == [
         "fp32.onnx",
         "fp32.onnx openvino",
         "fp32.onnx on the GPU",

@@ -1,4 +1,4 @@
-"""Verification: what passes, and everything that must not."""
+"""Verification: artifacts that pass, and all that must fail."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(bundle: Path, *options: str) -> tuple[int, str, BaseException | None]:
 
 
 def relist(bundle: Path, file: str) -> None:
-    """Write the file's present hash and size into the manifest, as an attacker would."""
+    """Write the present hash and size of a file to the manifest, as an attacker would."""
     manifest = load_manifest(bundle)
     content = (bundle / file).read_bytes()
     new = {"sha256": digest(content), "size": len(content)}

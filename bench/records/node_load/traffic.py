@@ -53,7 +53,7 @@ def make_series(
         side: rows and columns.
         counted: share of series whose headers state the number of slices.
     """
-    made = []
+    series = []
     for number in range(count):
         tags = {"NumberOfSeriesRelatedInstances": length} if number < counted * count else {}
         own = []
@@ -67,8 +67,8 @@ def make_series(
                 **tags,
             )
             own.append(Sent(str(dataset.SOPInstanceUID), encoded(dataset)))
-        made.append(own)
-    return made
+        series.append(own)
+    return series
 
 
 def send(

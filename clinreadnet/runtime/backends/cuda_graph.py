@@ -15,7 +15,7 @@ OUT_OF_MEMORY = 2
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads' calls do not break it
 
 
-_CAPTURING = threading.Lock()
+CAPTURE_LOCK = threading.Lock()
 """Allows one capture at a time in this process."""
 
 _NOT_SUPPORTED = 801
@@ -52,7 +52,7 @@ class CudaGraph:
         self._driver = load_driver()
         self._stream = ctypes.c_void_p(stream)
         self._executable = ctypes.c_void_p()
-        with _CAPTURING:
+        with CAPTURE_LOCK:
             graph = self._capture(enqueue)
         try:
             flags = ctypes.c_ulonglong(0)

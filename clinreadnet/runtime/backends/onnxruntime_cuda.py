@@ -160,7 +160,7 @@ class _Worker:
 
     def __init__(self, backend: OnnxRuntimeCudaBackend) -> None:
         self._backend = backend
-        self._bound: dict[int, _BoundBatch] = {}
+        self._bound: dict[int, BoundBatch] = {}
 
     def run(self, hu: NDArray[Any]) -> Outputs:
         n = len(hu)
@@ -171,10 +171,10 @@ class _Worker:
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise runtime_error(error) from error
 
-    def _bind(self, hu: NDArray[Any]) -> _BoundBatch:
+    def _bind(self, hu: NDArray[Any]) -> BoundBatch:
         """Allocate the memory of a new batch size and capture its graph."""
         backend = self._backend
-        bound = _BoundBatch(backend, len(hu), str(next(backend._ids)) if backend._graphs else None)
+        bound = BoundBatch(backend, len(hu), str(next(backend._ids)) if backend._graphs else None)
         if not backend._graphs:
             return bound
         try:
@@ -186,13 +186,13 @@ class _Worker:
             if not self._bound or isinstance(runtime_error(error), OutOfMemory | DeviceLost):
                 raise
             backend._note(f"batch {len(hu)} runs without a CUDA graph ({first_line(error)})")
-            return _BoundBatch(backend, len(hu), _NO_GRAPH)
+            return BoundBatch(backend, len(hu), _NO_GRAPH)
 
     def close(self) -> None:
         self._bound.clear()
 
 
-class _BoundBatch:
+class BoundBatch:
     """GPU memory of a batch size, bound to the session's inputs and outputs."""
 
     def __init__(self, backend: OnnxRuntimeCudaBackend, n: int, graph: str | None) -> None:
@@ -217,6 +217,7 @@ class _BoundBatch:
             self._options.add_run_config_entry("gpu_graph_id", graph)
 
     def run(self, hu: NDArray[Any]) -> Outputs:
+        """Run n slices [n, 1, 512, 512]."""
         self._hu.update_inplace(to_feed(hu, self._dtype))
         self._session.run_with_iobinding(self._binding, self._options)
         return {

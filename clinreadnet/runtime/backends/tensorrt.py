@@ -1,7 +1,7 @@
 """Run an engine with TensorRT or TensorRT-RTX, using pycuda for memory and streams.
 
 All objects belong to the GPU's primary context, which torch and the CUDA runtime also use. It is
-current on a thread only during a call. Each worker is a `_Lane`: a stream with page-locked and
+current on a thread only during a call. Each worker is a `Lane`: a stream with page-locked and
 device buffers for the largest batch. A lane has an execution context for each batch size, because a
 CUDA graph is valid only for the shapes of its capture. The contexts of a lane share activation
 memory, because a lane runs one batch at a time.
@@ -31,7 +31,7 @@ from clinreadnet.runtime.backends.cuda_graph import OUT_OF_MEMORY, CudaGraph, Cu
 from clinreadnet.runtime.backends.flavours import Flavour, collecting_logger
 from clinreadnet.runtime.backends.kernel_cache import read_kernels, write_kernels
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS, Artifact
-from clinreadnet.runtime.gpu import pop_context
+from clinreadnet.runtime.gpu import load_driver, pop_context
 from clinreadnet.runtime.profiling import stage
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.runtime.verdict import VALID, Validity, header_verdict
@@ -52,6 +52,7 @@ class TensorRTBackend:
 
     Attributes:
         header: verdict of the library on the engine's header; VALID without such a check.
+        lanes: workers, in the order of their first batches.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class TensorRTBackend:
             OutOfMemory: the buffers for ``batch`` do not fit in memory.
             DeviceLost: the GPU failed.
         """
-        self._cuda = _import_pycuda()
+        self._cuda = import_pycuda()
         self._trt = trt
         self._flavour = flavour
         self._file = artifact.file
@@ -104,8 +105,8 @@ class TensorRTBackend:
         self._cached = b""
         self._cache: Any = None
         self._notes: list[str] = []
-        self._lanes: list[_Lane] = []
-        self._free: queue.SimpleQueue[_Lane] = queue.SimpleQueue()
+        self.lanes: list[Lane] = []
+        self._free: queue.SimpleQueue[Lane] = queue.SimpleQueue()
         self._messages: deque[str] = deque(maxlen=1)
         self._logger = collecting_logger(trt, self._messages)
         try:
@@ -118,12 +119,12 @@ class TensorRTBackend:
                 self._engine = self._deserialise(engine, artifact, weights)
                 self._dtypes = self._tensor_dtypes(artifact)
                 for _ in range(workers):
-                    _Lane(self, batch)
+                    Lane(self, batch)
                 self._keep_kernels()
         except BaseException:
             self.close()
             raise
-        for lane in self._lanes:
+        for lane in self.lanes:
             self._free.put(lane)
 
     def run(self, hu: ArrayLike) -> Outputs:
@@ -139,10 +140,10 @@ class TensorRTBackend:
         """Free the engine and all memory. Do not call this during a run."""
         with suppress(BackendError), self._working():  # a lost GPU has already freed everything
             with ExitStack() as lanes:  # an error in one does not keep the others
-                for lane in self._lanes:
+                for lane in self.lanes:
                     lanes.callback(lane.close)
             self._cache = self._engine = None
-        self._lanes.clear()
+        self.lanes.clear()
         self._cache = self._engine = None
         self._release()
 
@@ -165,7 +166,7 @@ class TensorRTBackend:
     @property
     def notes(self) -> tuple[str, ...]:
         """Deviations from the default execution, such as a batch size without CUDA graph."""
-        of_lanes = (note for lane in self._lanes for note in lane.notes)
+        of_lanes = (note for lane in self.lanes for note in lane.notes)
         return tuple(dict.fromkeys((*self._notes, *of_lanes)))
 
     @contextmanager
@@ -325,15 +326,23 @@ class TensorRTBackend:
         return OutOfMemory(refusal) if full else BackendError(refusal)
 
 
-class _Lane:
-    """A worker: a stream, its buffers, and an execution context per batch size."""
+class Lane:
+    """A worker: a stream, its buffers, and an execution context per batch size.
+
+    Attributes:
+        host: page-locked buffers of the largest batch, by tensor.
+        device: device buffers, by tensor.
+        runs: prepared batches, by batch size.
+        notes: batch sizes that run without a CUDA graph.
+        stream: CUDA stream of the worker.
+    """
 
     def __init__(self, backend: TensorRTBackend, batch: int) -> None:
         self._backend = backend
         cuda = backend._cuda
         self.host: dict[str, NDArray[Any]] = {}
         self.device: dict[str, Any] = {}
-        self._runs: dict[int, _PreparedBatch] = {}
+        self.runs: dict[int, _PreparedBatch] = {}
         self._scratch: list[Any] = []
         self._owned = ExitStack()
         self.notes: list[str] = []
@@ -341,21 +350,22 @@ class _Lane:
         # another thread uses it.
         self.stream: Any = cuda.Stream(_NON_BLOCKING)
         self._owned.callback(setattr, self, "stream", None)  # freed while its context is current
-        backend._lanes.append(self)
+        backend.lanes.append(self)
         for name, dtype in backend._dtypes.items():
             self.host[name] = cuda.pagelocked_empty((batch, *backend._shapes[name]), dtype)
             page_locked: Any = self.host[name].base
             self._owned.callback(page_locked.free)
             self.device[name] = self._allocate(self.host[name].nbytes)
         for n in backend._prepared_sizes:  # the largest first: the others share its scratch memory
-            self._runs[n] = _PreparedBatch(backend, self, n)
+            self.runs[n] = _PreparedBatch(backend, self, n)
 
     def run(self, hu: NDArray[Any]) -> Outputs:
+        """Run slices [n, 1, 512, 512]. The primary context must be current."""
         n = len(hu)
         size = self._size(n)
-        run = self._runs.get(size)
+        run = self.runs.get(size)
         if run is None:
-            run = self._runs[size] = _PreparedBatch(self._backend, self, size)
+            run = self.runs[size] = _PreparedBatch(self._backend, self, size)
         # Values far above the encoded range become infinity in float16, which is clipped too.
         with stage("fill the page-locked buffer"), np.errstate(over="ignore"):
             np.copyto(run.host["hu"][:n], hu, casting="unsafe")
@@ -374,7 +384,7 @@ class _Lane:
         """
         if not self._backend._compiles:
             return n
-        return min((size for size in self._runs if size >= n), default=n)
+        return min((size for size in self.runs if size >= n), default=n)
 
     def scratch(self, size: int) -> Any:
         """Return activation memory of at least ``size`` bytes, shared by all runs of the lane."""
@@ -391,29 +401,29 @@ class _Lane:
 
     def close(self) -> None:
         """Free everything, the last first, also after an error."""
-        for run in self._runs.values():
+        for run in self.runs.values():
             run.close()
-        self._runs.clear()
+        self.runs.clear()
         self._owned.close()
 
 
 class _PreparedBatch:
     """An execution context of a lane for one batch size, with its captured graph."""
 
-    def __init__(self, backend: TensorRTBackend, lane: _Lane, n: int) -> None:
+    def __init__(self, backend: TensorRTBackend, lane: Lane, n: int) -> None:
         self._backend = backend
         self._lane = lane
         self._graph: CudaGraph | None = None
         self.host = {name: array[:n] for name, array in lane.host.items()}
-        self._context = backend._create_context()
-        if self._context is None:
+        self.context = backend._create_context()
+        if self.context is None:
             raise backend._failure("returns no execution context")
-        if not self._context.set_input_shape("hu", (n, 1, SIZE, SIZE)):
+        if not self.context.set_input_shape("hu", (n, 1, SIZE, SIZE)):
             raise backend._failure(f"refuses batch {n}")
-        size = self._context.update_device_memory_size_for_shapes()
-        self._context.set_device_memory(int(lane.scratch(size)), size)
+        size = self.context.update_device_memory_size_for_shapes()
+        self.context.set_device_memory(int(lane.scratch(size)), size)
         for name, memory in lane.device.items():
-            if not self._context.set_tensor_address(name, int(memory)):
+            if not self.context.set_tensor_address(name, int(memory)):
                 raise backend._failure(f"refuses the address of {name}")
         # Run once without a graph: TensorRT completes its setup for new shapes in the first run.
         self._enqueue()
@@ -444,12 +454,12 @@ class _PreparedBatch:
     def close(self) -> None:
         if self._graph is not None:
             self._graph.close()
-        self._context = None
+        self.context = None
 
     def _enqueue(self) -> None:
         cuda, lane = self._backend._cuda, self._lane
         cuda.memcpy_htod_async(lane.device["hu"], self.host["hu"], lane.stream)
-        if not self._context.execute_async_v3(lane.stream.handle):
+        if not self.context.execute_async_v3(lane.stream.handle):
             raise self._backend._failure("fails")
         for name in OUTPUTS:
             cuda.memcpy_dtoh_async(self.host[name], lane.device[name], lane.stream)
@@ -458,7 +468,14 @@ class _PreparedBatch:
 _LOST = "the GPU was lost; end this process and start it again, or look at `nvidia-smi`"
 
 
-def _import_pycuda() -> Any:
+def import_pycuda() -> Any:
+    """Import `pycuda.driver`.
+
+    Raises:
+        BackendUnavailable: it is not installed, or does not load.
+    """
+    with suppress(OSError):
+        load_driver()  # a wheel of pycuda can be linked without it
     try:
         import pycuda.driver
     except ImportError as error:

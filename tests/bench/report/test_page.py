@@ -1,4 +1,4 @@
-"""The page is well-formed and self-contained; and the command that writes it."""
+"""The page is well-formed and self-contained, and the command writes it."""
 
 from __future__ import annotations
 
@@ -16,17 +16,12 @@ from support.tiny_bundle import write_bundle
 
 from bench.report.__main__ import main
 from bench.report.figures import HEIGHT, KINDS, WIDTH, Series, chart
-from bench.report.page import _STYLE, DeploymentReport
+from bench.report.page import DeploymentReport
 from bench.rows import ArrivalRow
 from clinreadnet.errors import InputError
 from clinreadnet.runtime.bundle.files import load_manifest
 
 HOSTILE = 'a "machine" <script>alert(1)</script> & co'
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +68,9 @@ def results(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         {
             "name": f"test_arrivals[{number}]",
             "fullname": f"bench/test_arrivals.py::test_arrivals[{number}]",
-            "extra_info": one.to_json(),
+            "extra_info": row.to_json(),
         }
-        for number, one in enumerate(arrivals)
+        for number, row in enumerate(arrivals)
     ]
     content = recorded_run.document([*rows, *other])
     content["machine_info"]["cpu"]["brand_raw"] = HOSTILE
@@ -90,7 +85,7 @@ def page(bundle: Path, results: Path) -> str:
 
 
 class Page(HTMLParser):
-    """Collects tags, attributes and cells; every tag must be closed in order."""
+    """A parser that collects tags, attributes and cells. Every tag must be closed in order."""
 
     VOID = {"meta", "link"}
 
@@ -138,25 +133,25 @@ def test_the_page_is_well_formed_and_fetches_nothing(page: str) -> None:
 
 def test_figures_hold_every_point(page: str) -> None:
     figures = re.findall(r"<figure>.*?</figure>", page, re.DOTALL)
-    assert [re.search(r"<figcaption>(.*?)<", one)[1] for one in figures] == [  # type: ignore[index]
+    assert [re.search(r"<figcaption>(.*?)<", figure)[1] for figure in figures] == [  # type: ignore[index]
         "Latency and accuracy",
         "Throughput",
         "Roofline",
         "Latency and arrivals",
     ]
-    assert [one.count("<circle") for one in figures] == [3, 9, 9, 4]
-    for one in figures:
-        for x, y in re.findall(r'cx="([\d.-]+)" cy="([\d.-]+)"', one):
+    assert [figure.count("<circle") for figure in figures] == [3, 9, 9, 4]
+    for figure in figures:
+        for x, y in re.findall(r'cx="([\d.-]+)" cy="([\d.-]+)"', figure):
             assert 0 < float(x) < WIDTH and 0 < float(y) < HEIGHT
 
 
-def test_every_series_has_a_label_of_its_own() -> None:
+def test_every_series_has_a_label_of_its_own(page: str) -> None:
     """A machine with many backends, whose points are close to each other."""
     many = [
         Series(f"backend {i}", ((1.0, 1 + i / 50), (2.0, 2 + i / 50)), kind, line=True)
         for i, kind in enumerate(KINDS * 3)
     ]
-    for series in (many, [replace(one, points=one.points[:1], line=False) for one in many]):
+    for series in (many, [replace(s, points=s.points[:1], line=False) for s in many]):
         drawn = chart("t", series, "x", "y")
         labels = re.findall(r'<text class="name (\w+)" x="([\d.]+)" y="([\d.]+)">(.*?)<', drawn)
         assert {(kind, name) for kind, _, _, name in labels} == {(o.kind, o.name) for o in series}
@@ -165,7 +160,7 @@ def test_every_series_has_a_label_of_its_own() -> None:
         for n, (x, y, width) in enumerate(places):
             for a, b, other in places[:n]:
                 assert abs(y - b) >= 13.9 or x + width <= a or a + other <= x
-    assert all(f"svg text.name.{kind} {{" in _STYLE for kind in KINDS)
+    assert all(f"svg text.name.{kind} {{" in page for kind in KINDS)
 
 
 def test_the_page_begins_with_its_answer(page: str, bundle: Path, results: Path) -> None:
@@ -218,7 +213,7 @@ def test_text_of_others_is_text(page: str) -> None:
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of the command."""
+    """Return exit status, standard output and standard error of the command."""
     return (main(arguments), *capsys.readouterr())
 
 
@@ -233,15 +228,15 @@ def test_the_command_writes_prints_and_lists(
     arguments = (*where, "--out", str(out), "--budget", "PLCC<=0.5", "--json")
     status, printed, errors = run(capsys, *arguments)
     assert status == 0, errors
-    said = json.loads(printed)
-    (machine,) = said["machines"]
+    document = json.loads(printed)
+    (machine,) = document["machines"]
     assert machine["commit"] == recorded_run.COMMIT and len(machine["rows"]) == 9
     assert machine["recommendation"]["refused"][0]["reason"] == "PLCC not measured"
     assert out.read_text().startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.parametrize(
-    ("change", "status", "said"),
+    ("change", "status", "message"),
     [
         pytest.param("no-results", 2, "no results yet", id="no-results"),
         pytest.param("old", 2, "results schema 0", id="old-results"),
@@ -259,7 +254,7 @@ def test_bad_input_is_one_line_and_no_page(
     capsys: pytest.CaptureFixture[str],
     change: str,
     status: int,
-    said: str,
+    message: str,
 ) -> None:
     out, budget = tmp_path / "report.html", "score<=1"
     if change in ("no-results", "old", "no-commit"):
@@ -279,16 +274,16 @@ def test_bad_input_is_one_line_and_no_page(
     if change == "folder":
         out = tmp_path / "nowhere" / "report.html"
     where = ("--bundle", str(bundle), "--results", str(results))
-    found, printed, errors = run(capsys, *where, "--out", str(out), "--budget", budget)
-    assert found == status
-    assert said in errors and errors.count("\n") == 1
+    code, printed, errors = run(capsys, *where, "--out", str(out), "--budget", budget)
+    assert code == status
+    assert message in errors and errors.count("\n") == 1
     assert printed == "" and not out.exists()
 
 
 @needs_chromium
 @pytest.mark.parametrize("width", [1400, 400], ids=["desk", "phone"])
-def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int) -> None:
-    """The browser itself measures the page: figures with a size, nothing wider than the screen."""
+def test_a_browser_shows_it_without_messages(page: str, tmp_path: Path, width: int) -> None:
+    """The browser logs nothing. Every figure has a size, and nothing is wider than the screen."""
     path = tmp_path / "report.html"
     path.write_text(page)
     with tab(tmp_path / "profile") as opened:
@@ -306,5 +301,5 @@ def test_a_browser_shows_it_without_a_word(page: str, tmp_path: Path, width: int
         })()""")
     assert seen["figures"] == 4
     assert seen["overflow"] <= 0 and seen["cut"] == 0
-    assert [one for one in seen["fetched"] if one != "data:,"] == []
-    assert opened.said == []
+    assert [url for url in seen["fetched"] if url != "data:,"] == []
+    assert opened.messages == []

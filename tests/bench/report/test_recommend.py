@@ -100,13 +100,13 @@ def test_the_fastest_within_the_budget_is_named(
     run: Any, budget: str, best: str | None, reasons: Any
 ) -> None:
     chosen = recommend(run(measured(*ALL)), MANIFEST, budget)
-    found = [one.reason for one in chosen.refused]
+    messages = [refusal.reason for refusal in chosen.refused]
     if best is None:
-        assert chosen.best is None and len(found) == reasons
+        assert chosen.best is None and len(messages) == reasons
         assert chosen.lines()[0].endswith(f"no measured artifact is within {budget}")
     else:
         assert chosen.best is not None and chosen.best.row.precision == best
-        assert found == reasons
+        assert messages == reasons
         assert f"deploy clinreadnet.{best}.onnx with onnxruntime-cpu" in chosen.lines()[0]
         assert all("refused" in line for line in chosen.lines()[1:])
 
@@ -226,7 +226,7 @@ def test_only_what_can_be_deployed_is_considered(run: Any) -> None:
     ]
     chosen = recommend(run(rows), MANIFEST, "score<=0.02")
     assert chosen.best is not None and chosen.best.row.precision == "fp32"
-    assert [one.reason for one in chosen.refused] == [
+    assert [refusal.reason for refusal in chosen.refused] == [
         "measured on another build of this file; run `make bench-record`",
         "not in this bundle; `clinreadnet export --precision fp16` makes it",
     ]

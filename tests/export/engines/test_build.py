@@ -86,7 +86,7 @@ def test_a_float32_graph_does_not_pass_for_half(graph: Graph) -> None:
 def test_configuration(graph: Graph) -> None:
     _, trt = load_flavour("tensorrt-rtx")
     builder = EngineBuilder(graph("tiny", "fp32"), precision="fp32", flavour="tensorrt-rtx")
-    assert builder._network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    assert builder.network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
     for target in RTX.targets:
         config = builder.configure(target, DEFAULT_BATCH, BuildOptions())
         assert not config.get_flag(trt.BuilderFlag.TF32)
@@ -329,7 +329,7 @@ def test_chosen_islands_are_counted() -> None:
 def inspected(*types: str) -> dict[str, Any]:
     outputs = [{"Name": f"t{i}", "Format/Datatype": kind} for i, kind in enumerate(types)]
     ends = {"Name": "score", "Format/Datatype": "Float"}
-    layers = [{"Name": f"l{i}", "Outputs": [one]} for i, one in enumerate([*outputs, ends])]
+    layers = [{"Name": f"l{i}", "Outputs": [output]} for i, output in enumerate([*outputs, ends])]
     return {"Layers": [*layers, "a layer without details"], "Bindings": ["hu", "score"]}
 
 
@@ -379,7 +379,7 @@ def test_the_builders_listing_is_read_like_the_inspectors_report() -> None:
 
 
 class _Attention(torch.nn.Module):
-    """Attention of 64x64 tokens that are taken from `hu`, and a convolution."""
+    """Attention of 64x64 tokens from `hu`, and a convolution."""
 
     def __init__(self, shift: int) -> None:
         super().__init__()

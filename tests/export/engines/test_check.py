@@ -1,4 +1,4 @@
-"""`clinreadnet check-graph`: what would stop each TensorRT."""
+"""`clinreadnet check-graph`: layers that a TensorRT cannot build."""
 
 from __future__ import annotations
 
@@ -125,10 +125,10 @@ def test_our_graphs_have_no_blocker(graph: Graph, precision: str) -> None:
     findings = check_graph(graph("tiny", precision))
     assert [finding.flavour for finding in findings] == [f.title for f in FLAVOURS]
     assert [finding.blockers for finding in findings] == [(), (), ()]
-    asked = {f.flavour: f.judge for f in findings}
-    assert "operators.md" in str(asked["tensorrt 10.x"])
+    judges = {f.flavour: f.judge for f in findings}
+    assert "operators.md" in str(judges["tensorrt 10.x"])
     if RTX_MISSING is None:
-        assert "parser of tensorrt-rtx 1." in str(asked["tensorrt-rtx 1.x"])
+        assert "parser of tensorrt-rtx 1." in str(judges["tensorrt-rtx 1.x"])
 
 
 @pytest.mark.skipif(RTX_MISSING is not None, reason=str(RTX_MISSING))

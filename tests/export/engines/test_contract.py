@@ -56,17 +56,22 @@ class Declared:
 
 
 @pytest.fixture
-def instance() -> Instance:
+def binding() -> Binding:
     real = types.ModuleType("trt")
     real.Declared = Declared  # type: ignore[attr-defined]
     real.__version__ = "1"  # type: ignore[attr-defined]
-    return Instance(Binding(real, {}), Declared)
+    return Binding(real, {})
 
 
-def test_use_of_what_is_declared_is_recorded(instance: Instance) -> None:
+@pytest.fixture
+def instance(binding: Binding) -> Instance:
+    return Instance(binding, Declared)
+
+
+def test_use_of_what_is_declared_is_recorded(binding: Binding, instance: Instance) -> None:
     assert instance.build(instance, level=3) is True
     assert instance.version == 0
-    assert instance._binding.touched == {"Declared.build/2", "Declared.version"}
+    assert binding.touched == {"Declared.build/2", "Declared.version"}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from support.export_models import RTX_MISSING
 
 @pytest.mark.skipif(RTX_MISSING is not None, reason=str(RTX_MISSING))
 def test_tensorrt_rtx_builds_for_no_other_platform() -> None:
-    """It refuses the setting without an exception, so the property must be read back."""
+    """It ignores the setting without an exception, so the property must be read back."""
     from clinreadnet.runtime.backends.flavours import load_flavour
 
     _, trt = load_flavour("tensorrt-rtx")

@@ -72,7 +72,7 @@ def one_block(checkpoint: Path) -> ClinReadNet:
 
 
 def inferred(path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
-    """The model, and the element type of every tensor in it."""
+    """Return the model, and the element type of every tensor in it."""
     model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True)
     graph = model.graph
     types = {t.name: t.data_type for t in graph.initializer}
@@ -191,13 +191,13 @@ def test_only_the_batch_is_dynamic(graph: Graph) -> None:
 def test_the_graph_of_the_bundle_is_made_again(
     graph: Graph, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """Every block, and often in another process than the first time."""
+    """All blocks, exported again, often in another process."""
     export_onnx(load_checkpoint(tiny_checkpoint), tmp_path / "again", precision="fp16")
     assert (tmp_path / "again").read_bytes() == graph("tiny", "fp16").read_bytes()
 
 
 def export_bfloat16(model: ClinReadNet, path: Path) -> tuple[ClinReadNet, Path]:
-    """Export a network whose whitening has more digits than its checkpoint keeps."""
+    """Export a network whose whitening has more digits than its checkpoint."""
     with torch.no_grad():
         model.novelty.whitening.add_(1e-7)
     export_onnx(model, path, precision="bf16")
@@ -224,7 +224,7 @@ def test_same_weights_same_bytes_and_no_trace_of_this_machine(
 
 
 def test_buffers_keep_their_digits(bfloat16: tuple[ClinReadNet, Path]) -> None:
-    """Whitening in bfloat16 would move the novelty by more than all roundings before it."""
+    """Whitening in bfloat16 would change the novelty by more than all other roundings."""
     model, path = bfloat16
     constants = [onnx.numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer]
     whitening = model.novelty.whitening.numpy()

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from clinreadnet.errors import CheckFailed, InputError
-from clinreadnet.export.onnx.precision import _minimal, convert, find_islands, float32_products
+from clinreadnet.export.onnx.precision import bisect, convert, find_islands, float32_products
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.spec import OUTPUTS
@@ -22,7 +22,7 @@ from clinreadnet.verify.emulate import element_types, emulate
 
 
 def squaring_graph() -> onnx.ModelProto:
-    """The root mean square of each patch: its squares overflow float16, its roots do not."""
+    """Return a graph of the root mean square of each patch. Its squares overflow float16."""
 
     def constant(name: str, value: Any, dtype: int = TensorProto.FLOAT) -> TensorProto:
         array = np.asarray(value)
@@ -136,7 +136,7 @@ def test_bisection_finds_exactly_what_is_needed(needed: set[int]) -> None:
         calls.append(kept)
         return needed <= {int(name) for name in kept}
 
-    assert {int(name) for name in _minimal(names, passes)} == needed
+    assert {int(name) for name in bisect(names, passes)} == needed
     if len(needed) < 3:
         assert len(calls) <= 2 * len(needed) * 6
 

@@ -41,7 +41,7 @@ from clinreadnet.runtime.backends.loading import SessionOptions, open_backend
 from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.graph import check_graph as check_content
-from clinreadnet.runtime.bundle.manifest import Golden
+from clinreadnet.runtime.bundle.manifest import Golden, Parity
 from clinreadnet.runtime.comparison import relative_error
 from clinreadnet.spec import OUTPUTS
 from clinreadnet.verify import run as verification
@@ -135,20 +135,20 @@ def dynamic(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_layers_of_tokens_find_their_scales_in_each_run(graph: Graph, dynamic: Path) -> None:
-    """Everything else stays as it is: the head, the statistics, the products of activations."""
+    """The head, the statistics and the products of activations are unchanged."""
     source, model = onnx.load(graph("tiny", "fp32")), onnx.load(dynamic)
     layers = token_layers(source)
     blocks, merges = sum(PRESETS["tiny"].depths), len(PRESETS["tiny"].depths) - 1
     assert len(layers) == 4 * blocks + merges
     before, after = (Counter(n.op_type for n in content.graph.node) for content in (source, model))
     n = len(layers)
-    made = {"DynamicQuantizeLinear": n, "MatMulInteger": n, "Cast": n, "Mul": 2 * n}
+    added = {"DynamicQuantizeLinear": n, "MatMulInteger": n, "Cast": n, "Mul": 2 * n}
     # The quantiser writes the head's two layers as a product and a sum.
     gemms = [node for node in source.graph.node if node.op_type == "Gemm"]
     sums = sum(len(node.input) == 3 for node in gemms)
-    made |= {"MatMul": len(gemms) - n, "Add": sums, "Gemm": -len(gemms)}
+    added |= {"MatMul": len(gemms) - n, "Add": sums, "Gemm": -len(gemms)}
     assert after == Counter(
-        {kind: before[kind] + made.get(kind, 0) for kind in before.keys() | made.keys()}
+        {kind: before[kind] + added.get(kind, 0) for kind in before.keys() | added.keys()}
     )
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
@@ -207,8 +207,9 @@ def test_a_bundle_with_it_is_verified_and_scores(tiny_checkpoint: Path, tmp_path
 def test_a_bundle_of_no_graph_is_not_written(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graphs.Graphs, "_missed", lambda self, artifact: "it is wrong")
-    said: list[str] = []
+    missed = Parity("failed", reason="it is wrong")
+    monkeypatch.setattr(graphs, "verify_artifact", lambda *arguments: missed)
+    notes: list[str] = []
     with pytest.raises(CheckFailed, match="no graph kept its budget: nothing is written"):
         bundles.export_bundle(
             tmp_path / "bundle",
@@ -216,9 +217,9 @@ def test_a_bundle_of_no_graph_is_not_written(
             preset="tiny",
             precisions=["int8-dynamic"],
             targets=(),
-            note=said.append,
+            note=notes.append,
         )
-    assert said == ["no int8-dynamic graph: it is wrong"]
+    assert notes == ["no int8-dynamic graph: it is wrong"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -252,7 +253,7 @@ def test_only_a_graph_within_its_budget_is_shipped(
         return load_manifest(tiny_bundle).golden
 
     def scale(source: Path, target: Path, *, precision: str, hu: Sequence[Any]) -> None:
-        """Stand in for the quantiser: the map scaled by ``factor``."""
+        """Replace the quantiser by one that scales the map by ``factor``."""
         model = onnx.load(source)
         for node in model.graph.node:
             for i, name in enumerate(node.output):

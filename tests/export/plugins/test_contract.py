@@ -41,7 +41,7 @@ pytestmark = [
 
 
 def calls(binding: RealBinding, *, broken: bool = False) -> list[Call]:
-    """What a binding answered: for plugins as they are, or for those with a mistake."""
+    """Return the answers of a binding to the plugins, or to plugins with a mistake."""
     try:
         return [call for call in answered(binding) if bool(call.request.broken) == broken]
     except Unavailable as reason:
@@ -53,7 +53,7 @@ def calls(binding: RealBinding, *, broken: bool = False) -> list[Call]:
     "binding", WITH_PLUGINS, ids=lambda binding: binding.title.replace(" ", "-")
 )
 def test_launches_are_those_of_the_package(binding: RealBinding) -> None:
-    """The sizes of a launch, evaluated by hand."""
+    """The expected sizes of a launch are calculated by hand."""
     assert len(calls(binding)) == 41
     for call in calls(binding):
         answer, sizes = call.answer, call.case.sizes
@@ -83,7 +83,7 @@ def test_both_bindings_answer_the_same() -> None:
 @pytest.mark.sample(every=3)
 @pytest.mark.parametrize("source", SOURCES)
 def test_what_is_built_computes_what_the_oracle_does(source: str) -> None:
-    """The other binding answers the same."""
+    """The other binding gives the same answers."""
     errors = {
         (call.request.precision, call.case.name): run(call)
         for call in calls(WITH_PLUGINS[-1])
@@ -95,7 +95,7 @@ def test_what_is_built_computes_what_the_oracle_does(source: str) -> None:
 
 @pytest.mark.parametrize(("source", "broken"), BROKEN, ids=["-".join(pair) for pair in BROKEN])
 def test_mistakes_are_seen(source: str, broken: str) -> None:
-    """A plugin's kernel with a mistake in it goes the same way."""
+    """A kernel with a mistake is built and run in the same way."""
     (call,) = (
         call
         for call in calls(WITH_PLUGINS[-1], broken=True)

@@ -1,4 +1,4 @@
-"""What the builder of an engine checks of a graph's plugins, on a stand-in for TensorRT."""
+"""Checks of an engine's plugins by the builder, on a fake of TensorRT."""
 
 from __future__ import annotations
 

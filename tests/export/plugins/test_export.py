@@ -22,7 +22,7 @@ pytestmark = pytest.mark.compile
 def _plugin_graph(
     request: pytest.FixtureRequest, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Take the plain graph for the plugin graph, whose export test_graph.py tests."""
+    """Use the plain graph as the plugin graph. test_graph.py tests the export of plugin graphs."""
 
     def copy_graph(model: object, path: Path, *, plan: object) -> None:
         shutil.copy(tiny_bundle / "clinreadnet.fp32.onnx", path)
@@ -51,7 +51,7 @@ def test_a_bundle_has_both_graphs_and_the_ptx(tiny_checkpoint: Path, tmp_path: P
     assert {entry.kind for entry in checkpoints} == {"checkpoint"}
     assert (plain.file, plain.plugins) == ("clinreadnet.fp32.onnx", None)
     assert graph.file == "clinreadnet.fp32.plugins.onnx" and graph.plugins is not None
-    assert [one.name for one in graph.plugins.nodes] == ["sobel_stem_512x512"]
+    assert [node.name for node in graph.plugins.nodes] == ["sobel_stem_512x512"]
     assert graph.plugins.needed_at_run_time is False
     assert graph.toolchain["triton"] == graph.plugins.triton
     (ptx,) = graph.plugins.ptx
@@ -60,7 +60,7 @@ def test_a_bundle_has_both_graphs_and_the_ptx(tiny_checkpoint: Path, tmp_path: P
     (out / ptx.file).write_text(text.replace("ret;", "exit;"))
     changed = verify_golden(out, load_manifest(out))
     assert not changed.passed
-    assert [str(one.parity and one.parity.status) for one in changed.artifacts[:2]] == [
+    assert [str(a.parity and a.parity.status) for a in changed.artifacts[:2]] == [
         "passed",
         "failed",
     ]

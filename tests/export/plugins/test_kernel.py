@@ -1,4 +1,4 @@
-"""Kernels as plugins: sizes, PTX, and which layers get one."""
+"""Kernels as plugins: sizes, PTX, and the layers that use them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PTX = """.version 8.0
 
 
 class Symbol:
-    """As TensorRT's expressions: a number stands on the right only."""
+    """An integer like TensorRT's expressions: numbers can only be right operands."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -63,7 +63,7 @@ class Symbol:
 
 
 def test_a_formula_is_a_c_expression_and_its_value() -> None:
-    """On numbers and on symbolic integers, and as a C host evaluates the text."""
+    """On numbers, on symbolic integers, and as a C host evaluates the text."""
     sizes = {"B": 3, "H": 5, "tokens": 135, "heads": 6}
     symbolic = {name: Symbol(value) for name, value in sizes.items()}
     formulas: dict[str, Formula] = {
@@ -109,10 +109,10 @@ def test_hidden_parameters_are_cut() -> None:
 
 
 def test_a_kernel_that_takes_its_arguments_in_another_order_is_refused() -> None:
-    made = small().of_target("sm80")["mlp_48_16384"]
-    launch, of = made.launch, (made.source, made.grid)
+    plugin = small().of_target("sm80")["mlp_48_16384"]
+    launch, of = plugin.launch, (plugin.source, plugin.grid)
     hidden = [replace(launch.arguments[0], name=f"h{i}", value=0) for i in range(2)]
-    whole = made.ptx.replace("\n)", ",\n.param .u64 h0,\n.param .u64 h1\n)", 1)
+    whole = plugin.ptx.replace("\n)", ",\n.param .u64 h0,\n.param .u64 h1\n)", 1)
     kept = replace(launch, arguments=(*launch.arguments, *hidden))
     assert prepared(*of, kept, whole.encode()).launch.arguments == launch.arguments
     mixed = (launch.arguments[-1], *launch.arguments[:-1], *hidden)
@@ -133,18 +133,18 @@ def small(ops: Sequence[str] = tuple(plugin_ops()), precision: str = "fp16", **c
 
 @pytest.mark.compile
 def test_the_plan_of_the_shipped_network() -> None:
-    """Where both could run a layer, the fused op does; the 96 channels' kernel does not fit."""
-    made = small()
-    assert made.layers("sobel_stem") == ("stem",)
-    assert set(made.layers("attention_block")) == {"stages.0.0", "stages.0.1"}
-    windows = made.layers("window_attention")
+    """The fused op has priority. Its kernel for 96 channels does not fit."""
+    chosen = small()
+    assert chosen.layers("sobel_stem") == ("stem",)
+    assert set(chosen.layers("attention_block")) == {"stages.0.0", "stages.0.1"}
+    windows = chosen.layers("window_attention")
     assert len(windows) == 10 and not any(layer.startswith("stages.0") for layer in windows)
-    assert len(made.layers("mlp")) == 4
-    assert set(made.native) == {"attention_block_96_shift0", "attention_block_96_shift4"}
-    assert all("bytes of shared memory on sm80" in reason for reason in made.native.values())
-    names = [node.name for node in made.nodes]
+    assert len(chosen.layers("mlp")) == 4
+    assert set(chosen.native) == {"attention_block_96_shift0", "attention_block_96_shift4"}
+    assert all("bytes of shared memory on sm80" in reason for reason in chosen.native.values())
+    names = [node.name for node in chosen.nodes]
     assert len(set(names)) == len(names) and all(name.isidentifier() for name in names)
-    assert set(made.of_target("sm80")) == set(names)
+    assert set(chosen.of_target("sm80")) == set(names)
     alone = small(("window_attention",))
     assert len(alone.layers("window_attention")) == 12
 
@@ -161,9 +161,9 @@ def test_a_kernel_that_one_target_refuses_is_no_plugin_of_any(
     }
     assert shared["sm90"] < shared["sm80"]
     monkeypatch.setattr(kernel, "SHARED_BYTES", shared["sm80"] - 1)
-    made = make_plan(PRESETS["small"], ("mlp",), "fp16", ("sm80", "sm90"))
-    assert {node.source.name for node in made.nodes} == {"mlp_48"}
-    assert "on sm80" in made.native["mlp_96"] and set(made.kernels) == {"sm80", "sm90"}
+    chosen = make_plan(PRESETS["small"], ("mlp",), "fp16", ("sm80", "sm90"))
+    assert {node.source.name for node in chosen.nodes} == {"mlp_48"}
+    assert "on sm80" in chosen.native["mlp_96"] and set(chosen.kernels) == {"sm80", "sm90"}
 
 
 def network(**changes: Any) -> ClinReadNetConfig:
@@ -209,15 +209,15 @@ def test_scratch_memory_and_spills_leave_an_op_native(monkeypatch: pytest.Monkey
     whole = kernel.compile_source
 
     def scratch(*arguments: Any) -> Any:
-        made = whole(*arguments)
-        assert made is not None
-        metadata = made.made.metadata._replace(global_scratch_size=64)
+        compiled = whole(*arguments)
+        assert compiled is not None
+        metadata = compiled.made.metadata._replace(global_scratch_size=64)
 
         class Made:
             pass
 
         Made.metadata = metadata  # type: ignore[attr-defined]
-        return replace(made, made=Made)
+        return replace(compiled, made=Made)
 
     monkeypatch.setattr(kernel, "compile_source", scratch)
     with pytest.raises(Native, match="needs 64 bytes of scratch memory"):
@@ -260,7 +260,7 @@ def test_unknown_names() -> None:
 
 
 def test_types() -> None:
-    made = small(("sobel_stem",)).of_target("sm80")["sobel_stem_512x512"]
-    assert isinstance(made, PluginKernel) and isinstance(made.launch, Kernel)
-    assert [a.name for a in made.inputs] == ["x", "weight", "bias"]
-    assert made.extras == ("H", "W") and made.output.name == "out"
+    plugin = small(("sobel_stem",)).of_target("sm80")["sobel_stem_512x512"]
+    assert isinstance(plugin, PluginKernel) and isinstance(plugin.launch, Kernel)
+    assert [a.name for a in plugin.inputs] == ["x", "weight", "bias"]
+    assert plugin.extras == ("H", "W") and plugin.output.name == "out"

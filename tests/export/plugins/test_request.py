@@ -1,4 +1,4 @@
-"""What cannot be combined with plugins is one line, before anything is made."""
+"""Options that cannot be combined with plugins are refused before the export starts."""
 
 from __future__ import annotations
 

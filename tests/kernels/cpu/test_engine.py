@@ -1,9 +1,8 @@
-"""The whole network in the CPU engine: equal bits however it is called, and what it refuses."""
+"""The network in the CPU engine: equal bits for every way to call it, and refused input."""
 
 from __future__ import annotations
 
 import ctypes
-import os
 import re
 import shutil
 import subprocess
@@ -33,6 +32,7 @@ from support.native import (
 
 from clinreadnet import library as engine_library
 from clinreadnet.errors import BackendError, BackendUnavailable
+from clinreadnet.processor import processors
 from clinreadnet.runtime.backends.native import NativeBackend
 
 COMPILER = next(filter(shutil.which, ("g++", "clang++", "c++")), None)
@@ -47,38 +47,38 @@ def library() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def found(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's backend calls the library of these sources."""
+def library_of_these_sources(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the package's backend call the library of these sources."""
     monkeypatch.setattr(engine_library, "LIBRARY", library)
 
 
-def opened(library: Path, checkpoint: bytes | None = None, **how: Any) -> NativeBackend:
+def opened(library: Path, checkpoint: bytes | None = None, **options: Any) -> NativeBackend:
     content = least_checkpoint() if checkpoint is None else checkpoint
-    return NativeBackend(content, **({"precision": "fp32", "library": library} | how))
+    return NativeBackend(content, **({"precision": "fp32", "library": library} | options))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_sixteen_callers_get_the_same_bits_and_flat_memory(tmp_path: Path, precision: str) -> None:
     best = instruction_sets(built())[0]
     checkpoint = write_least(tmp_path)
-    said = exercise("none", "calls", checkpoint, best, precision, 16, CALLS, os.cpu_count())
-    assert f"{CALLS} calls, 0 wrong" in said
-    first, last = map(int, re.findall(r"memory (\d+) to (\d+)", said)[0])
+    printed = exercise("none", "calls", checkpoint, best, precision, 16, CALLS, processors())
+    assert f"{CALLS} calls, 0 wrong" in printed
+    first, last = map(int, re.findall(r"memory (\d+) to (\d+)", printed)[0])
     assert last <= first + 2048
 
 
 @pytest.mark.parametrize(
-    "sanitizer, mutations, how",
+    "sanitizer, mutations, options",
     [
         pytest.param("none", 2000, {}, id="2000"),
         pytest.param(SAMPLED, 300, SAMPLE, id="sample under sanitizers", marks=needs_sanitizer),
     ],
 )
 def test_mutated_checkpoints_are_refused_with_one_line(
-    tmp_path: Path, sanitizer: str, mutations: int, how: Any
+    tmp_path: Path, sanitizer: str, mutations: int, options: Any
 ) -> None:
-    said = exercise(sanitizer, "mutate", write_least(tmp_path), mutations, 1, **how)
-    _, refused, loaded = map(int, re.findall(r"\d+", said))
+    printed = exercise(sanitizer, "mutate", write_least(tmp_path), mutations, 1, **options)
+    _, refused, loaded = map(int, re.findall(r"\d+", printed))
     assert refused + loaded == mutations and refused > mutations // 2 and loaded > 0
 
 
@@ -91,7 +91,7 @@ def test_position_batch_and_threads_do_not_change_a_bit(
         pytest.skip(f"this processor has no {name}")
     monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, name)
     expected: dict[str, Any] = {}
-    for threads in {1, os.cpu_count() or 1}:
+    for threads in {1, processors()}:
         backend = opened(library, precision=precision, threads=threads)
         assert backend.notes == [f"instructions {name}"]
         alone = backend.run(HU[:1])
@@ -112,9 +112,9 @@ def test_the_instruction_sets_agree(library: Path, monkeypatch: pytest.MonkeyPat
         backend = opened(library)
         outputs[name] = backend.run(HU[:1])
         backend.close()
-    for found in outputs.values():
+    for output in outputs.values():
         for key, value in outputs["plain"].items():
-            np.testing.assert_allclose(found[key], value, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(output[key], value, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not can_run_arm(), reason=NO_ARM)
@@ -182,16 +182,16 @@ def test_a_wrong_checkpoint_is_refused(library: Path, content: bytes, message: s
 
 
 @pytest.mark.parametrize(
-    "how, message",
+    "options, message",
     [
         ({"threads": 0}, "threads=0: give 1 to"),
         ({"threads": 1 << 20}, "threads=1048576: give 1 to"),
     ],
     ids=["no thread", "more threads than processors"],
 )
-def test_a_wrong_option_is_refused(library: Path, how: Any, message: str) -> None:
+def test_a_wrong_option_is_refused(library: Path, options: Any, message: str) -> None:
     with pytest.raises(BackendUnavailable, match=message):
-        opened(library, **how)
+        opened(library, **options)
 
 
 def test_instructions_that_are_not_there(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,10 +79,10 @@ def as64(array: NDArray[np.float32]) -> torch.Tensor:
     return torch.from_numpy(array.astype(np.float64))
 
 
-def error(found: NDArray[np.float32], expected: torch.Tensor) -> float:
-    assert np.isfinite(found).all()
+def error(actual: NDArray[np.float32], expected: torch.Tensor) -> float:
+    assert np.isfinite(actual).all()
     wanted = expected.numpy()
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    return float(np.linalg.norm(actual - wanted) / np.linalg.norm(wanted))
 
 
 def block_case(

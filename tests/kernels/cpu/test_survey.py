@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import platform
 import shutil
 import subprocess
@@ -44,7 +45,7 @@ SIDE = 512
 
 
 def images() -> dict[str, NDArray[np.float32]]:
-    """Slices of many kinds: drawn bodies, borders of the ranges, random islands and mazes."""
+    """Return slices: drawn bodies, borders of the ranges, random islands, mazes and others."""
     rng = np.random.default_rng(3)
     noise = rng.normal(0, 40, (SIDE, SIDE))
     drawn = {f.__name__: f() + noise for f in (abdomen, abdomen_with_arms, dome, hips)}
@@ -86,7 +87,9 @@ def assert_same(native: Survey, hu: NDArray[np.float32], what: str) -> None:
     counts, anatomy = from_numpy(hu)
     for name in ("low", "high", "levels", "soft", "light", "dense"):
         assert getattr(native, name) == getattr(counts, name), (what, name)
-    mine = region._from_survey(native, 4 * 0.7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(region, "survey", lambda hu, anatomy: native)
+        mine = measure_anatomy(hu, 0.7)
     assert (mine is None) == (anatomy is None), what
     if mine is not None and anatomy is not None:
         np.testing.assert_allclose(astuple(mine), astuple(anatomy), rtol=1e-14, atol=1e-15)
@@ -113,6 +116,9 @@ def test_it_measures_as_numpy_does(instructions: str) -> None:
         short = survey(whole, anatomy=True)
         assert short is not None
         assert_same(short, whole.astype(np.float32), f"{name} {instructions} int16")
+        for dtype in ("i4", ">i4", "i8"):
+            other = survey(np.asfortranarray(whole, dtype), anatomy=True)
+            assert other is not None and bytes(other) == bytes(short), dtype
     assert bodies > 20  # else the anatomy was not compared
 
 
@@ -159,11 +165,14 @@ def test_arm64_measures_the_same() -> None:
         pytest.skip(NO_ARM)
     program = compiled(ROOT / "tests/native/survey.c", arm_library(), CROSS_C)
     names = ["abdomen", "maze", "blocks", "borders"]
-    for instructions in ("neon", "plain"):
-        sent = b"".join(IMAGES[name].tobytes() for name in names)
-        command = [*EMULATE, str(program), instructions, "0"]
+    for instructions, dtype in itertools.product(("neon", "plain"), (np.float32, np.int16)):
+        slices = [IMAGES[name] for name in names]
+        if dtype is np.int16:
+            slices = [np.rint(hu).astype(dtype) for hu in slices]
+        sent = b"".join(hu.tobytes() for hu in slices)
+        command = [*EMULATE, str(program), instructions, "1" if dtype is np.int16 else "0"]
         answer = subprocess.run(command, input=sent, capture_output=True, check=True).stdout
         size = ctypes.sizeof(Survey)
-        for number, name in enumerate(names):
+        for number, (name, hu) in enumerate(zip(names, slices, strict=True)):
             native = Survey.from_buffer_copy(answer, number * size)
-            assert_same(native, IMAGES[name], f"{name} arm64 {instructions}")
+            assert_same(native, hu.astype(np.float32), f"{name} arm64 {instructions} {dtype}")

@@ -1,4 +1,4 @@
-"""Each instruction of the machine against what the PTX manual says, written a second time."""
+"""Each instruction of the machine against a second implementation of the PTX manual."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ U32 = NDArray[np.uint32]
 
 
 def words(seed: int = 0) -> U32:
-    """Random words; the first are zero, one, the largest and the sign."""
+    """Return random words; the first are zero, one, the largest and the sign."""
     made = np.random.default_rng(seed).integers(0, 2**32, 32, dtype=np.uint32)
     made[:4] = 0, 1, 0xFFFF_FFFF, 0x8000_0000
     return np.roll(made, 5 * seed)
 
 
 def floats(seed: int = 0) -> NDArray[np.float32]:
-    """Random numbers; among them zeros, infinities and NaN."""
+    """Return random numbers; among them zeros, infinities and NaN."""
     made = np.random.default_rng(seed).standard_normal(32).astype(np.float32)
     made[:5] = 0.0, -0.0, np.inf, -np.inf, np.nan
     return np.roll(made, 7 * seed)
@@ -38,7 +38,7 @@ def signed(value: int, bits: int = 32) -> int:
 
 
 def of_words(body: str, *operands: U32) -> list[int]:
-    """``%r0`` after a body that reads ``%r1``, ``%r2`` and so on."""
+    """Return ``%r0`` after a body that reads ``%r1``, ``%r2`` and so on."""
     before = {f"%r{i}": operand for i, operand in enumerate(operands, 1)}
     return [int(value) for value in registers_after(body, before)["%r0"]]
 
@@ -49,7 +49,7 @@ def of_floats(body: str, *operands: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def byte(a: int, b: int, nibble: int) -> int:
-    """One byte that ``prmt`` selects."""
+    """Return the byte that ``prmt`` selects."""
     chosen = (b << 32 | a) >> 8 * (nibble & 7) & 0xFF
     return (0xFF if chosen & 0x80 else 0) if nibble & 8 else chosen
 
@@ -63,7 +63,7 @@ def field(a: int, position: int, length: int) -> int:
 
 
 def table(a: int, b: int, c: int, lut: int) -> int:
-    """``lop3``: bit by bit, a look-up in the table."""
+    """Return the result of ``lop3``: for each bit, an entry of the table."""
     rows = [(a >> i & 1) << 2 | (b >> i & 1) << 1 | (c >> i & 1) for i in range(32)]
     return sum((lut >> row & 1) << i for i, row in enumerate(rows))
 

@@ -43,7 +43,7 @@ Export = dict[tuple[str, str, str], list[Kernel]]
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """Kernels of the sample, exported when a test first asks for them."""
+    """Return the kernels of the sample, exported at the first request."""
 
     class Exports(dict[tuple[str, str, str], list[Kernel]]):
         def __missing__(self, key: tuple[str, str, str]) -> list[Kernel]:
@@ -57,7 +57,7 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 @pytest.fixture(scope="module")
 def attention(exports: Export) -> Kernel:
-    """A small kernel for the tests of the launch."""
+    """Return a small kernel for the tests of the launch."""
     (kernel,) = (k for k in exports["window-4", "sm120", "fp32"] if "shift2" in k.file)
     return kernel
 

@@ -48,7 +48,7 @@ def test_every_kernel_is_within_its_budget(record: dict[str, Any]) -> None:
 
 
 def test_mutants_are_caught(record: dict[str, Any]) -> None:
-    """Of each kernel, in all its launch configurations: architectures, types, numbers of tokens."""
+    """The record has the mutants of each kernel in all its launch configurations."""
     made: Counter[str] = Counter()
     caught: Counter[str] = Counter()
     missed: Counter[str] = Counter()

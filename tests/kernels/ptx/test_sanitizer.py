@@ -1,4 +1,4 @@
-"""Each fault that the machine must refuse, beside the same program without it."""
+"""Each fault that the machine must report, and the same program without it."""
 
 from __future__ import annotations
 

@@ -33,12 +33,12 @@ SIZES = {"B": 1, "heads": 2, "H": 8, "W": 16, "tokens": 40}
 def test_kernels_are_free_of_races(tmp_path: Path, name: str, barriers: bool) -> None:
     """A file is proven; without its barriers it is not."""
     kernels = exported(tmp_path / "kernels", "small", ["sm80"], ["fp16"])
-    (kernel,) = (one for one in kernels if one.file.startswith(f"{name}."))
-    lines = [one for one in kernel.text.splitlines() if barriers or "bar.sync" not in one]
+    (kernel,) = (k for k in kernels if k.file.startswith(f"{name}."))
+    lines = [line for line in kernel.text.splitlines() if barriers or "bar.sync" not in line]
     (tmp_path / "kernel.ptx").write_text("\n".join(lines) + "\n")
     arguments = [
         {"parameter": f"{kernel.entry['entry']}_param_{i}", "type": "u32", "value": SIZES[name]}
-        for i, name in enumerate(one["name"] for one in kernel.entry["arguments"])
+        for i, name in enumerate(argument["name"] for argument in kernel.entry["arguments"])
         if name in SIZES
     ]
     config = {
@@ -47,5 +47,5 @@ def test_kernels_are_free_of_races(tmp_path: Path, name: str, barriers: bool) ->
         "arguments": arguments,
     }
     (tmp_path / "input.json").write_text(json.dumps(config))
-    found = sentryward.verify(tmp_path / "kernel.ptx", input=tmp_path / "input.json")
-    assert (found["result"] == "race_free") == barriers, found["diagnostics"]
+    report = sentryward.verify(tmp_path / "kernel.ptx", input=tmp_path / "input.json")
+    assert (report["result"] == "race_free") == barriers, report["diagnostics"]

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from support import fake_tensorrt
+from support import fake_pycuda, fake_tensorrt
+from support.bodies import some_hu
 from support.fake_machine import Machine, start
 from support.fake_pycuda import LogicError
 from support.fake_tensorrt import Engine
 
-from clinreadnet.errors import BackendError, BackendUnavailable, InputError
+from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, InputError
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.backends import cuda_graph
-from clinreadnet.runtime.backends.cuda_graph import CudaGraphError
-from clinreadnet.runtime.backends.tensorrt import TensorRTBackend, _Lane
+from clinreadnet.runtime.backends.tensorrt import Lane
+from clinreadnet.runtime.gpu import pop_context
 
 
 @pytest.fixture
@@ -25,29 +27,40 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return start(monkeypatch, "tensorrt-11", tmp_path)
 
 
-def some_hu(n: int) -> np.ndarray:
-    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
+@contextlib.contextmanager
+def primary_context(device: int = 0) -> Iterator[None]:
+    """Make the primary context of a GPU current inside the block."""
+    context = driver().Device(device).retain_primary_context()
+    context.push()
+    try:
+        yield
+    finally:
+        context.detach()
+        pop_context()
 
 
-def backend_of(session: Session) -> TensorRTBackend:
-    backend = session._backend
-    assert isinstance(backend, TensorRTBackend)
-    return backend
+def driver() -> Any:
+    """Return the fake of pycuda's driver."""
+    return sys.modules["pycuda.driver"]
 
 
+@pytest.mark.parametrize(
+    ("n", "reason"),
+    [
+        pytest.param(1, "cuGraphLaunch failed with CUDA error 201", id="prepared"),
+        pytest.param(2, "invalid device context", id="new"),
+    ],
+)
 def test_a_context_must_be_current_on_the_thread(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, n: int, reason: str
 ) -> None:
-    def naive(*_: Any) -> Any:
-        return contextlib.nullcontext()
-
     with machine.session() as session:
-        with monkeypatch.context() as patch:
-            patch.setattr(TensorRTBackend, "_working", naive)
-            with pytest.raises(CudaGraphError, match="cuGraphLaunch failed with CUDA error 201"):
-                session.score(some_hu(1))
-            with pytest.raises(LogicError, match="invalid device context"):
-                session.score(some_hu(2))  # a size that is new
+        with monkeypatch.context() as patch:  # naive: it makes no context current
+            patch.setattr(fake_pycuda.Context, "push", lambda context: None)
+            patch.setattr(driver().Context, "pop", lambda: None)
+            with pytest.raises(DeviceLost) as failure:
+                session.score(some_hu(n))
+    assert reason in str(failure.value.__cause__)
 
 
 @pytest.mark.parametrize("name", ["hu", "novelty"])
@@ -64,36 +77,30 @@ def test_addresses_must_be_set_before_work_is_enqueued(
         machine.session()
 
 
-def test_memory_must_be_freed_in_its_context(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_must_be_freed_in_its_context(machine: Machine) -> None:
     machine.gpu.devices = 2
-    with machine.session() as session:
-        (lane,) = backend_of(session)._lanes
+    with machine.backend() as backend:
+        (lane,) = backend.lanes
         with pytest.raises(LogicError, match="invalid device context"):
             lane.device["hu"].free()  # naive: no context is current
-        other = backend_of(session)._cuda.Device(1).retain_primary_context()
-        other.push()
-        with pytest.raises(LogicError, match="the memory belongs to another"):
-            lane.device["hu"].free()  # naive: another GPU's is
-        with pytest.raises(LogicError, match="the stream belongs to another"):
-            lane.stream.put(lambda: None)
-        backend_of(session)._cuda.Context.pop()
+        with primary_context(1):
+            with pytest.raises(LogicError, match="the memory belongs to another"):
+                lane.device["hu"].free()  # naive: another GPU's is
+            with pytest.raises(LogicError, match="the stream belongs to another"):
+                lane.stream.put(lambda: None)
 
 
 def test_memory_must_not_serve_two_streams_at_a_time(machine: Machine) -> None:
-    with machine.session(workers=2) as session:
-        backend = backend_of(session)
-        ours, theirs = backend._lanes
-        with backend._working():
-            ours._runs[4].launch()
-            # Naive: the other lane's stream runs our execution context, buffers and scratch.
-            naive = ours._runs[4]
-            with pytest.raises(LogicError, match="in use on another stream"):
-                naive._context.execute_async_v3(theirs.stream.handle)
-            ours.stream.synchronize()
-            naive._context.execute_async_v3(theirs.stream.handle)
-            theirs.stream.synchronize()
+    with machine.backend(workers=2) as backend, primary_context():
+        ours, theirs = backend.lanes
+        ours.runs[4].launch()
+        # Naive: the other lane's stream runs our execution context, buffers and scratch.
+        naive = ours.runs[4].context
+        with pytest.raises(LogicError, match="in use on another stream"):
+            naive.execute_async_v3(theirs.stream.handle)
+        ours.stream.synchronize()
+        naive.execute_async_v3(theirs.stream.handle)
+        theirs.stream.synchronize()
 
 
 def test_lanes_must_not_share_activation_memory(
@@ -101,22 +108,19 @@ def test_lanes_must_not_share_activation_memory(
 ) -> None:
     shared: list[Any] = []
 
-    def naive(lane: _Lane, size: int) -> Any:
-        shared.append(shared[0] if shared else lane._backend._cuda.mem_alloc(2**20))
+    def naive(lane: Lane, size: int) -> Any:
+        shared.append(shared[0] if shared else driver().mem_alloc(2**20))
         return shared[0]
 
-    with monkeypatch.context() as patch:
-        patch.setattr(_Lane, "scratch", naive)
-        with machine.session(workers=2) as session:
-            backend = backend_of(session)
-            ours, theirs = backend._lanes
-            with backend._working():
-                ours._runs[4].launch()
-                with pytest.raises(LogicError, match="in use on another stream"):
-                    theirs._runs[4].launch()
-                for lane in (ours, theirs):
-                    lane.stream.synchronize()
-                shared[0].free()
+    monkeypatch.setattr(Lane, "scratch", naive)
+    with machine.backend(workers=2) as backend, primary_context():
+        ours, theirs = backend.lanes
+        ours.runs[4].launch()
+        with pytest.raises(LogicError, match="in use on another stream"):
+            theirs.runs[4].launch()
+        for lane in (ours, theirs):
+            lane.stream.synchronize()
+        shared[0].free()
 
 
 def test_one_context_for_each_profile_before_tensorrt_10(machine: Machine) -> None:
@@ -133,23 +137,18 @@ def test_one_context_for_each_profile_before_tensorrt_10(machine: Machine) -> No
 
 
 def load(machine: Machine) -> None:
-    import sys
-
     sys.modules["tensorrt"].__version__ = machine.fake.version  # type: ignore[attr-defined]
     Session(machine.bundle(), "tensorrt")
 
 
 def test_captures_must_be_serialised(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graph, "_CAPTURING", contextlib.nullcontext())
-    with machine.session(workers=2) as session:
-        backend = backend_of(session)
-        other = backend._lanes[1]
+    monkeypatch.setattr(cuda_graph, "CAPTURE_LOCK", contextlib.nullcontext())
+    with machine.backend(workers=2) as backend:
+        other = backend.lanes[1]
         other.stream.captured = []  # naive: it captures beside ours
-        with backend._working():
-            ours = backend._lanes[0]
-            ours.run(some_hu(2)[:, None])
+        backend.run(some_hu(2)[:, None])
         other.stream.captured = None
-        (note,) = session.describe()["backend_notes"]
+        (note,) = backend.notes
         assert "batch 2 runs without a CUDA graph" in note and "900" in note
 
 

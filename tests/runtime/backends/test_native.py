@@ -48,13 +48,13 @@ pytestmark = pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler
 
 @pytest.fixture(autouse=True)
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The package's backend calls the library of these sources."""
+    """Make the package's backend call the library of these sources."""
     monkeypatch.setattr(engine_library, "LIBRARY", built())
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A bundle of a checkpoint alone, whose golden outputs are the engine's in float32."""
+    """Return a bundle with a checkpoint alone. Its golden outputs are the engine's in float32."""
     return write(tmp_path / "bundle")
 
 
@@ -96,12 +96,12 @@ def write(folder: Path, offset: float = 0.0) -> Path:
 def test_it_runs_a_bundle_that_holds_a_checkpoint_alone(bundle: Path) -> None:
     with Session(bundle) as session:
         described = session.describe()
-        found = session.score(HU)
+        scores = session.score(HU)
     assert (session.backend, session.artifact.precision) == ("native", "fp32")
     assert described["backend_notes"] == [f"instructions {engine_library.instructions()}"]
     assert described["self_test_slices"] == 3  # nobody has verified it here
     golden = np.load(bundle / "golden.npz")
-    np.testing.assert_array_equal(found.score, golden["score"])
+    np.testing.assert_array_equal(scores.score, golden["score"])
     with Session(bundle, precision="int8", batch=2, threads=1) as session:
         assert session.artifact.precision == "int8"
         np.testing.assert_allclose(session.score(HU).score, golden["score"], atol=0.1)
@@ -113,15 +113,15 @@ def test_a_record_of_these_instructions_counts_on_every_processor(bundle: Path) 
     assert [a.parity.status for a in report.artifacts if a.parity] == ["passed", "passed"]
     assert "2 results recorded" in record(report, manifest)
     artifact = load_manifest(bundle).artifacts[0]
-    here = this_machine(engine_library.engine_version())
-    found = record_here(artifact, "native", replace(here, processor="another"))
-    assert found is not None and found.ran_on is not None
-    assert record_here(artifact, "native", replace(here, version="test sse9")) is None
-    elsewhere = replace(found.ran_on, processor="another", backend="openvino")
-    assert not same_kind(elsewhere, replace(found.ran_on, backend="openvino"))
+    machine = this_machine(engine_library.engine_version())
+    parity = record_here(artifact, "native", replace(machine, processor="another"))
+    assert parity is not None and parity.ran_on is not None
+    assert record_here(artifact, "native", replace(machine, version="test sse9")) is None
+    elsewhere = replace(parity.ran_on, processor="another", backend="openvino")
+    assert not same_kind(elsewhere, replace(parity.ran_on, backend="openvino"))
     with Session(bundle) as session:
         assert session.describe()["self_test_slices"] == 1
-        assert session.describe()["verified_here"] == found.ran_on.date
+        assert session.describe()["verified_here"] == parity.ran_on.date
 
 
 def test_wrong_golden_outputs_fail_the_self_test(tmp_path: Path) -> None:
@@ -153,10 +153,10 @@ def test_without_the_library_the_session_says_how_to_get_it(
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="edits the header of an ELF file")
-def test_a_library_for_another_processor_is_told_from_a_missing_one(
+def test_a_library_for_another_processor_is_not_reported_as_missing(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a wheel of one processor unpacked on another."""
+    """A wheel of one processor is unpacked on another."""
     content = bytearray(engine_library.LIBRARY.read_bytes())
     other = 183 if int.from_bytes(content[18:20], "little") != 183 else 62  # arm64, x86-64
     content[18:20] = other.to_bytes(2, "little")
@@ -167,7 +167,7 @@ def test_a_library_for_another_processor_is_told_from_a_missing_one(
     assert engine_library.engine_version() is None
 
 
-def test_instructions_that_are_not_here_are_told_from_a_missing_library(
+def test_missing_instructions_are_not_reported_as_a_missing_library(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, "sse9")

@@ -1,4 +1,4 @@
-"""The CUDA backend's own code on a fake ONNX Runtime: memory, graphs, faults."""
+"""The CUDA backend on a fake ONNX Runtime: memory, graphs, faults."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from support import fake_onnxruntime
+from support.bodies import some_hu
 from support.fake_onnxruntime import FakeCuda
 from support.fake_pycuda import DriverLibrary, FakeGpu
 from support.tiny_bundle import reference, write_bundle
@@ -27,6 +29,9 @@ from clinreadnet.errors import (
     PartialResult,
 )
 from clinreadnet.runtime import Session, gpu, verdict
+from clinreadnet.runtime.backends import onnxruntime_cuda
+from clinreadnet.runtime.backends.loading import SessionOptions, open_backend
+from clinreadnet.runtime.backends.onnxruntime_cuda import BoundBatch, OnnxRuntimeCudaBackend
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.verify.record import record
@@ -49,13 +54,9 @@ def bundle(tmp_path: Path) -> Path:
     return write_bundle(tmp_path / "bundle", verifiable=True)
 
 
-def some_hu(n: int) -> np.ndarray:
-    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
-
-
 def right(session: Session, n: int) -> bool:
-    found, expected = session.score(some_hu(n)), reference(some_hu(n))
-    return all(np.allclose(getattr(found, k), v, rtol=1e-5) for k, v in expected.items())
+    scores, expected = session.score(some_hu(n)), reference(some_hu(n))
+    return all(np.allclose(getattr(scores, k), v, rtol=1e-5) for k, v in expected.items())
 
 
 @pytest.mark.parametrize("n", [1, 4, 9])
@@ -113,55 +114,50 @@ def test_graphs_are_replayed_and_nothing_is_allocated_after_warm_up(
 
 
 def test_any_thread_may_call_and_gets_the_same_bits(cuda: FakeCuda, bundle: Path) -> None:
-    """The graphs belong to the one thread that runs them."""
+    """A graph can be replayed only by the thread that captured it."""
     with Session(bundle, BACKEND) as session:
         expected = session.score(some_hu(4))
         before = cuda.replays
         with ThreadPoolExecutor(8) as pool:
-            for found in pool.map(lambda _: session.score(some_hu(4)), range(16)):
-                np.testing.assert_array_equal(found.score, expected.score)
+            for scores in pool.map(lambda _: session.score(some_hu(4)), range(16)):
+                np.testing.assert_array_equal(scores.score, expected.score)
         assert cuda.replays == before + 16
 
 
 def test_a_naive_backend_that_runs_on_every_thread_breaks_the_fake(
     cuda: FakeCuda, bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where each call runs on its caller's thread, no graph is replayed."""
-    from clinreadnet.runtime.backends.onnxruntime_cuda import OnnxRuntimeCudaBackend
+    """If each call runs on its caller's thread, no graph is replayed."""
 
-    with Session(bundle, BACKEND) as session:
+    class CallersThread(ThreadPoolExecutor):
+        def submit(self, call: Any, *arguments: Any) -> Any:  # type: ignore[override]
+            future: Future[Any] = Future()
+            future.set_result(call(*arguments))
+            return future
+
+    monkeypatch.setattr(onnxruntime_cuda, "ThreadPoolExecutor", CallersThread)
+    with Session(bundle, BACKEND) as session, ThreadPoolExecutor(1) as other:
         before = cuda.replays
-        monkeypatch.setattr(OnnxRuntimeCudaBackend, "run", OnnxRuntimeCudaBackend._run)
-        session.score(some_hu(4))
+        other.submit(session.score, some_hu(4)).result()
         assert cuda.replays == before
 
 
 def test_a_naive_backend_that_binds_new_memory_reads_stale_results(
     cuda: FakeCuda, bundle: Path
 ) -> None:
-    """A graph writes where it was captured, so that new memory keeps its poison."""
-    from clinreadnet.runtime.backends.onnxruntime_cuda import _BoundBatch
+    """A graph writes to the memory of its capture, so new memory keeps its NaN."""
+    loaded = open_backend(BACKEND, bundle, load_manifest(bundle), SessionOptions())
+    assert isinstance(loaded.backend, OnnxRuntimeCudaBackend)
+    with closing(loaded.backend) as backend:
+        for _ in range(3):
+            outputs = BoundBatch(backend, 4, "77").run(some_hu(4)[:, None])
+        assert np.isnan(outputs["score"]).all()
 
+
+def test_two_runs_at_a_time_break_the_fake(cuda: FakeCuda, bundle: Path) -> None:
     with Session(bundle, BACKEND) as session:
-        backend: Any = session._backend
-
-        def naive() -> Any:
-            for _ in range(3):
-                found = _BoundBatch(backend, 4, "77").run(some_hu(4)[:, None])
-            return found
-
-        assert np.isnan(backend._threads.submit(naive).result()["score"]).all()
-
-
-def test_two_runs_at_a_time_break_the_fake(
-    cuda: FakeCuda, bundle: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Session(bundle, BACKEND) as session:
-        backend: Any = session._backend
-        worker = backend._free.get()
-        backend._free.put(worker)
         with cuda.running, pytest.raises(BackendError, match="two threads run a session"):
-            worker.run(some_hu(4)[:, None])
+            session.score(some_hu(4))
 
 
 @pytest.mark.parametrize(
@@ -178,11 +174,11 @@ def test_where_capture_does_not_work_it_runs_without_and_says_so(
     for name, value in change.items():
         setattr(cuda, name, value)
     with Session(bundle, BACKEND) as session:
-        (said,) = session.describe()["backend_notes"]
+        (text,) = session.describe()["backend_notes"]
         assert right(session, 4) and right(session, 3)
         assert cuda.replays == 0
 
-    assert re.search(note, said) and "\n" not in said
+    assert re.search(note, text) and "\n" not in text
     assert "enable_cuda_graph" not in cuda.settings[-1]
 
 
@@ -190,14 +186,14 @@ def test_one_size_that_cannot_be_captured_runs_without(cuda: FakeCuda, bundle: P
     cuda.refuse_capture = {3}
     with Session(bundle, BACKEND) as session:
         assert right(session, 3) and right(session, 4) and right(session, 3)
-        (said,) = session.describe()["backend_notes"]
-        assert said.startswith("batch 3 runs without a CUDA graph (")
+        (note,) = session.describe()["backend_notes"]
+        assert note.startswith("batch 3 runs without a CUDA graph (")
 
 
 def test_several_workers_run_without_graphs_and_say_so(cuda: FakeCuda, bundle: Path) -> None:
     with Session(bundle, BACKEND, workers=2) as session:
-        (said,) = session.describe()["backend_notes"]
-        assert said == "runs without CUDA graphs (workers=2 share one session)"
+        (note,) = session.describe()["backend_notes"]
+        assert note == "runs without CUDA graphs (workers=2 share one session)"
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(lambda n: right(session, n), (1, 4, 5, 2, 8)))
 
@@ -214,7 +210,7 @@ def test_little_memory_means_a_smaller_batch(cuda: FakeCuda, tmp_path: Path) -> 
         Session(path, BACKEND)
 
 
-def test_a_failed_run_leaves_the_others_and_a_lost_device_is_said(
+def test_a_failed_run_leaves_the_others_and_a_lost_device_is_reported(
     cuda: FakeCuda, bundle: Path
 ) -> None:
     with Session(bundle, BACKEND, batch=2) as session:
@@ -254,9 +250,9 @@ def test_the_second_gpu_is_used_where_it_is_named(
 @pytest.mark.usefixtures("without_openvino")
 def test_verify_runs_graphs_on_the_gpu_too_and_records_both(cuda: FakeCuda, bundle: Path) -> None:
     manifest = load_manifest(bundle)
-    seen: list[int] = []
-    report = verify_golden(bundle, manifest, seen.append)
-    assert report.passed and sum(seen) == steps(manifest, 3, golden=True)
+    progress: list[int] = []
+    report = verify_golden(bundle, manifest, progress.append)
+    assert report.passed and sum(progress) == steps(manifest, 3, golden=True)
     (graph,) = report.artifacts
     (on_gpu,) = graph.records
     assert on_gpu.ran_on is not None and on_gpu.ran_on.backend == BACKEND

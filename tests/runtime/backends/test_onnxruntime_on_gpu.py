@@ -29,5 +29,5 @@ def test_the_graph_scores_as_the_reference(
     bundle = write_bundle(tmp_path / "bundle")
     with Session(bundle, "onnxruntime-cuda", precision, workers=workers) as session:
         for n in (1, 4, 11, 3, 11):
-            found = session.score(hu[:n])
-            np.testing.assert_allclose(found.score, reference(hu[:n])["score"], rtol=rtol)
+            scores = session.score(hu[:n])
+            np.testing.assert_allclose(scores.score, reference(hu[:n])["score"], rtol=rtol)

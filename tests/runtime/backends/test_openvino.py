@@ -1,4 +1,4 @@
-"""The backend of OpenVINO, where it is installed, on a bundle of a few operators."""
+"""The OpenVINO backend, if OpenVINO is installed, on a bundle of a few operators."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ needs_openvino = pytest.mark.skipif(
 HU = np.random.default_rng(0).normal(40, 200, (4, 512, 512))
 
 
-def check(found: dict[str, NDArray[np.float32]], hu: NDArray[np.float64]) -> None:
+def check(outputs: dict[str, NDArray[np.float32]], hu: NDArray[np.float64]) -> None:
     expected = reference(hu)
     for name in OUTPUTS:
-        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5, atol=1e-6)
-        assert found[name].dtype == np.float32
+        np.testing.assert_allclose(outputs[name], expected[name], rtol=1e-5, atol=1e-6)
+        assert outputs[name].dtype == np.float32
 
 
 def test_without_it_the_session_says_what_to_install(
@@ -56,12 +56,12 @@ def test_it_runs_on_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def test_every_size_of_a_batch_is_the_reference(half: bool) -> None:
     backend = OpenVinoBackend(make_graph(half=half))
     for n in (1, 3, 4, 1):
-        found = backend.run(HU[:n, None])
+        outputs = backend.run(HU[:n, None])
         if half:
             limits = PRECISIONS["fp16"].budget
-            np.testing.assert_allclose(found["score"], reference(HU[:n])["score"], rtol=limits)
+            np.testing.assert_allclose(outputs["score"], reference(HU[:n])["score"], rtol=limits)
         else:
-            check(found, HU[:n])
+            check(outputs, HU[:n])
 
 
 @needs_openvino
@@ -109,7 +109,7 @@ def test_a_graph_that_is_not_ours_is_refused(model: bytes, message: str) -> None
 
 
 @needs_openvino
-def test_a_closed_one_fails_in_one_line() -> None:
+def test_a_closed_backend_fails_in_one_line() -> None:
     backend = OpenVinoBackend(make_graph())
     backend.close()
     with pytest.raises(BackendError, match="OpenVINO failed"):
@@ -120,18 +120,18 @@ def test_a_closed_one_fails_in_one_line() -> None:
 def test_a_session_tests_all_golden_slices_until_it_is_verified_here(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", verifiable=True)
     with Session(bundle, "openvino") as session:
-        told = session.describe()
-        assert told["self_test_slices"] == load_manifest(bundle).golden.slices
-        assert told["verified_here"] is None and told["device"] is None
+        facts = session.describe()
+        assert facts["self_test_slices"] == load_manifest(bundle).golden.slices
+        assert facts["verified_here"] is None and facts["device"] is None
         np.testing.assert_allclose(session.score(HU).score, reference(HU)["score"], rtol=1e-5)
     report = verify_golden(bundle, load_manifest(bundle))
     assert report.passed
-    ran = {one.ran_on.backend for a in report.artifacts for one in a.records if one.ran_on}
+    ran = {parity.ran_on.backend for a in report.artifacts for parity in a.records if parity.ran_on}
     assert ran == {"openvino"}
     record(report, load_manifest(bundle))
     with Session(bundle, "openvino") as session:
-        told = session.describe()
-        assert told["self_test_slices"] == 1 and told["verified_here"]
+        facts = session.describe()
+        assert facts["self_test_slices"] == 1 and facts["verified_here"]
 
 
 @needs_openvino
@@ -142,8 +142,8 @@ def test_a_wrong_graph_fails_the_self_test(tmp_path: Path) -> None:
 
 
 @needs_openvino
-def test_it_reports_nothing_to_its_maker(tmp_path: Path) -> None:
-    """Neither a connection, nor a process that could make it, nor a file in the user's home."""
+def test_it_sends_no_telemetry(tmp_path: Path) -> None:
+    """OpenVINO opens no connection, starts no process, and writes no file to the user's home."""
     graph = tmp_path / "a.onnx"
     graph.write_bytes(make_graph())
     program = f"""
@@ -177,7 +177,7 @@ assert "openvino_telemetry" not in sys.modules
 def test_a_batch_for_which_openvino_crashes_runs(
     batch: int, graph: Callable[[str, str], Path]
 ) -> None:
-    """In a process of its own: a crash would end this one."""
+    """The batch runs in a child process, because a crash ends the process."""
     program = f"""
 import numpy as np
 from clinreadnet.runtime.backends.openvino import OpenVinoBackend

@@ -1,4 +1,4 @@
-"""The table of backends: whatever reads it sees a backend that is made up here."""
+"""The table of backends: everything that reads it handles a made-up backend."""
 
 from __future__ import annotations
 

@@ -1,10 +1,13 @@
-"""The TensorRT backend's own code, on a fake binding and a fake GPU: memory, graphs, faults."""
+"""The TensorRT backend on a fake binding and a fake GPU: memory, graphs, faults."""
 
 from __future__ import annotations
 
 import dataclasses
 import gc
 import inspect
+import os
+import shutil
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support import fake_pycuda, fake_tensorrt
+from support.bodies import some_hu
 from support.dicom_files import bright, noise
 from support.fake_machine import Machine, start
 from support.fake_pycuda import DriverLibrary
@@ -30,7 +34,6 @@ from clinreadnet.errors import (
     Untrusted,
 )
 from clinreadnet.runtime import Session, verdict
-from clinreadnet.runtime.backends.tensorrt import TensorRTBackend
 from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import BatchRange, BuiltOn
 from clinreadnet.runtime.verdict import Validity
@@ -54,10 +57,6 @@ def rtx(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return start(monkeypatch, "tensorrt-rtx", tmp_path)
 
 
-def some_hu(n: int) -> np.ndarray:
-    return np.random.default_rng(n).normal(40, 300, (n, 512, 512)).astype(np.float32)
-
-
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
 @pytest.mark.parametrize("n", [1, 4, 9])
 def test_scores_are_the_references(machine: Machine, n: int, half: bool) -> None:
@@ -73,7 +72,8 @@ def test_novelty_has_its_buffers_and_is_judged(machine: Machine) -> None:
     hu = np.stack([bright(i) if i == 2 else noise(i) for i in range(5)])
     with machine.session() as session:
         scores = session.score(hu, regions=False)
-        lane = session._backend._lanes[0]  # type: ignore[attr-defined]
+    with machine.backend() as backend:
+        (lane,) = backend.lanes
         assert set(lane.host) == set(lane.device) == {"hu", *OUTPUTS}
     assert scores.in_domain is not None
     assert scores.in_domain.tolist() == [True, True, False, True, True]
@@ -106,7 +106,7 @@ def test_nothing_is_allocated_after_warm_up_and_all_is_freed_at_the_end(machine:
     assert set(machine.gpu.live().values()) == {0} and machine.gpu.stack == []
 
 
-def test_a_session_that_nobody_closed_is_freed_with_its_object(machine: Machine) -> None:
+def test_a_session_that_was_not_closed_is_freed_with_its_object(machine: Machine) -> None:
     session = machine.session()
     session.score(some_hu(1))
     del session
@@ -115,7 +115,7 @@ def test_a_session_that_nobody_closed_is_freed_with_its_object(machine: Machine)
 
 
 def test_a_context_that_was_current_is_current_again(machine: Machine) -> None:
-    """As torch leaves its context on the thread."""
+    """torch leaves its context current on the thread."""
     torch_context = object()
     machine.gpu.stack.append(torch_context)
     with machine.session() as session:
@@ -175,10 +175,10 @@ def test_sixteen_threads_get_the_bits_that_one_gets(machine: Machine) -> None:
     with machine.session(workers=3) as session:
         expected = [session.score(hu) for hu in inputs]
         with ThreadPoolExecutor(16) as pool:
-            got = list(pool.map(session.score, inputs))
-    for one, other in zip(expected, got, strict=True):
+            actual = list(pool.map(session.score, inputs))
+    for a, b in zip(expected, actual, strict=True):
         for name in OUTPUTS:
-            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
 def test_a_run_that_fails_in_mid_series_leaves_the_others(rtx: Machine) -> None:
@@ -206,7 +206,7 @@ def test_a_run_that_fails_in_mid_series_leaves_the_others(rtx: Machine) -> None:
         )
 
 
-def test_a_lost_device_is_said_then_and_ever_after(machine: Machine) -> None:
+def test_a_lost_device_is_reported_at_every_later_call(machine: Machine) -> None:
     session = machine.session()
     session.score(some_hu(1))
     machine.gpu.lost = True
@@ -220,12 +220,12 @@ def test_a_lost_device_is_said_then_and_ever_after(machine: Machine) -> None:
 def test_a_device_lost_in_mid_series_keeps_what_was_scored(machine: Machine) -> None:
     session = machine.session(batch=2)
     real = fake_tensorrt.reference
-    seen = 0
+    batches = 0
 
     def lose(hu: Any) -> Any:
-        nonlocal seen
-        seen += 1
-        machine.gpu.lost = seen == 2
+        nonlocal batches
+        batches += 1
+        machine.gpu.lost = batches == 2
         return real(hu)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -233,7 +233,7 @@ def test_a_device_lost_in_mid_series_keeps_what_was_scored(machine: Machine) -> 
         with pytest.raises(PartialResult) as failure:
             session.score(some_hu(7))
     assert (failure.value.done, failure.value.failed) == ([0, 1], [2, 3, 4, 5, 6])
-    assert isinstance(failure.value.__cause__, DeviceLost) and seen == 2
+    assert isinstance(failure.value.__cause__, DeviceLost) and batches == 2
     session.close()
 
 
@@ -263,9 +263,9 @@ def test_memory_that_runs_out_later_means_a_smaller_batch_too(machine: Machine) 
     np.testing.assert_allclose(scores.score, reference(some_hu(3))["score"], rtol=1e-5)
 
 
-def test_memory_too_small_for_the_smallest_batch_is_said(rtx: Machine) -> None:
+def test_memory_too_small_for_the_smallest_batch_is_an_error(rtx: Machine) -> None:
     def full(context: Any, handle: int) -> bool:
-        context._engine.logger.log(fake_tensorrt.ILogger.ERROR, "Cuda Runtime (out of memory)")
+        context.engine.logger.log(fake_tensorrt.ILogger.ERROR, "Cuda Runtime (out of memory)")
         return False
 
     with rtx.session(Engine(batch=(2, 4, 8))) as session:
@@ -417,6 +417,43 @@ def test_missing_packages_and_a_driver_that_does_not_start_are_named(
         Session(bundle, machine.flavour)
 
 
+LINKED_WITHOUT_THE_DRIVER = """
+import ctypes, os, pathlib
+try:
+    driver = ctypes.CDLL(str(pathlib.Path(__file__).with_name("_driver.so")), os.RTLD_NOW)
+except OSError as error:
+    raise ImportError(str(error)) from None
+"""
+
+
+def test_a_pycuda_that_was_linked_without_the_driver_sees_its_symbols(tmp_path: Path) -> None:
+    """Where a wheel was built without a driver, the linker leaves the library out."""
+    compiler = next(filter(None, map(shutil.which, ("gcc", "cc", "clang"))), None)
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    package = tmp_path / "pycuda"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "driver.py").write_text(LINKED_WITHOUT_THE_DRIVER)
+    for name, code in (
+        ("libcuda.so.1", "int cuInit(unsigned flags) { return 7; }"),
+        ("pycuda/_driver.so", "int cuInit(unsigned); int start(void) { return cuInit(0); }"),
+    ):
+        command = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(tmp_path / name)]
+        subprocess.run(command, input=code, text=True, check=True)
+    code = (
+        "from clinreadnet.runtime import gpu\n"
+        f"gpu.DRIVER_LIBRARY = {str(tmp_path / 'libcuda.so.1')!r}\n"
+        "from clinreadnet.runtime.backends.tensorrt import import_pycuda\n"
+        "print(import_pycuda().driver.start())\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert ran.stdout == "7\n", ran.stderr
+
+
 def test_the_fake_has_no_name_that_the_real_binding_lacks() -> None:
     real = pytest.importorskip(
         "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed", exc_type=ImportError
@@ -450,7 +487,7 @@ def test_the_fake_has_no_name_that_the_real_binding_lacks() -> None:
 
 
 def test_the_real_library_judges_a_header(rtx: Machine) -> None:
-    """With no GPU and no driver its verdict is INVALID, and no crash."""
+    """Without a GPU and a driver the verdict is INVALID."""
     real = pytest.importorskip(
         "tensorrt_rtx_bindings.tensorrt_rtx",
         reason="TensorRT-RTX is not installed",
@@ -484,7 +521,7 @@ def test_a_device_lost_in_a_capture_is_lost(full: Machine) -> None:
 
 
 def during_captures(monkeypatch: pytest.MonkeyPatch, do: Any) -> None:
-    """Call ``do`` while a stream captures, as another thread would."""
+    """Call ``do`` while a stream captures, as another thread may."""
     real = DriverLibrary.cuStreamBeginCapture_v2
 
     def begin(library: DriverLibrary, stream: Any, mode: Any) -> int:
@@ -507,33 +544,31 @@ def test_captures_survive_work_on_the_default_stream(
 def test_the_fake_breaks_captures_of_blocking_streams(
     full: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The rule that the backend keeps, broken by a naive one."""
-    monkeypatch.setattr("clinreadnet.runtime.backends.tensorrt._NON_BLOCKING", 0)
+    """A naive backend uses a blocking stream."""
+    blocking = fake_pycuda.Stream
+    monkeypatch.setattr(sys.modules["pycuda.driver"], "Stream", lambda flags: blocking(full.gpu))
     during_captures(monkeypatch, full.gpu.use_default_stream)
     with full.session(batch=2) as session:
         assert "CUDA error 901" in session.describe()["backend_notes"][0]
 
 
 def test_an_error_beside_another_lanes_capture_is_no_lost_device(full: Machine) -> None:
-    with full.session(workers=2, batch=3) as session:
-        backend = session._backend
-        assert isinstance(backend, TensorRTBackend)
-        ours, other = backend._free.get(), backend._free.get()
+    with full.backend(workers=2, batch=3) as backend:
+        other = backend.lanes[1]  # the first lane runs the first batch
         other.stream.captured = []  # it is capturing
-        backend._free.put(ours)
         full.gpu.fail_next = RuntimeError("one run fails")
         with pytest.raises(BackendError, match="one run fails") as failure:
             backend.run(some_hu(2)[:, None])  # a size that is new
         assert not isinstance(failure.value, DeviceLost)
         other.stream.captured = None
-        backend._free.put(other)
-        assert len(session.score(some_hu(2))) == 2
+        for _ in backend.lanes:
+            assert len(backend.run(some_hu(2)[:, None])["score"]) == 2
 
 
 def test_many_sessions_capture_one_after_another(
     full: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fake refuses a second capture beside the first."""
+    """The fake refuses a second capture at the same time."""
     during_captures(monkeypatch, lambda: time.sleep(0.05))
     bundle = full.bundle()
     with ThreadPoolExecutor(4) as pool:
@@ -678,8 +713,9 @@ def test_no_slice_of_a_series_waits_for_a_compilation(rtx: Machine) -> None:
 
 
 def test_batches_below_the_profile_are_filled(rtx: Machine) -> None:
-    with rtx.session(Engine(batch=(2, 4, 8))) as session:
-        assert len(session._backend.run(some_hu(3)[:, None])["score"]) == 3
+    engine = Engine(batch=(2, 4, 8))
+    with rtx.backend(engine) as backend, rtx.session(engine) as session:
+        assert len(backend.run(some_hu(3)[:, None])["score"]) == 3
         assert len(session.score(some_hu(1))) == 1
         assert {context.n for context in rtx.fake.contexts} == {2, 4}
 

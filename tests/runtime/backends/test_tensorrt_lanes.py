@@ -38,7 +38,7 @@ def backend(
     if request.param == "fake":
         start(monkeypatch, "tensorrt-11", tmp_path)
     else:
-        pytest.importorskip("pycuda.driver", reason="pycuda is not installed")
+        pytest.importorskip("pycuda", reason="pycuda is not installed")
     artifact = Artifact(
         file="x.engine",
         kind="tensorrt-engine",
@@ -52,7 +52,7 @@ def backend(
         target=None,
         parity=Parity(NOT_RUN),
     )
-    made = TensorRTBackend(
+    opened = TensorRTBackend(
         ENGINE,
         artifact=artifact,
         flavour=next(row for row in FLAVOURS if row.name == "tensorrt"),
@@ -60,8 +60,8 @@ def backend(
         batch=driver_engine.BATCH[-1],
         workers=WORKERS,
     )
-    yield made
-    made.close()
+    yield opened
+    opened.close()
 
 
 def slices(n: int, seed: int) -> np.ndarray:
@@ -92,7 +92,7 @@ def test_lanes_do_not_share_buffers(backend: TensorRTBackend) -> None:
 
 
 def test_torch_computes_beside_the_lanes(backend: TensorRTBackend) -> None:
-    """On its default stream and on another thread, while lanes capture and replay."""
+    """torch uses its default stream on another thread, while lanes capture and replay."""
     x = torch.arange(64.0, device="cuda" if torch.cuda.is_available() else "cpu").reshape(8, 8)
     right, stop = (x @ x).cpu(), threading.Event()
 

@@ -1,4 +1,4 @@
-"""The bundle inside the package, and which bundle is taken where none is named."""
+"""The bundle in the package, and the choice of a bundle if none is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph that needs other files, or is not what the manifest says, is not loaded."""
+"""A graph that needs other files or differs from the manifest is not loaded."""
 
 from __future__ import annotations
 
@@ -33,61 +33,61 @@ def external(tensor: TensorProto) -> None:
 
 
 def initializer() -> onnx.ModelProto:
-    made = model()
+    proto = model()
     tensor = numpy_helper.from_array(np.ones(3, np.float32), "w")
     external(tensor)
-    made.graph.initializer.append(tensor)
-    return made
+    proto.graph.initializer.append(tensor)
+    return proto
 
 
 def only_location() -> onnx.ModelProto:
-    made = model()
-    made.graph.initializer[0].data_location = TensorProto.EXTERNAL
-    return made
+    proto = model()
+    proto.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    return proto
 
 
 def constant() -> onnx.ModelProto:
-    made = model()
+    proto = model()
     node = helper.make_node(
         "Constant", [], ["w"], value=numpy_helper.from_array(np.ones(3, np.float32))
     )
     external(node.attribute[0].t)
-    made.graph.node.append(node)
-    return made
+    proto.graph.node.append(node)
+    return proto
 
 
 def inner_graph() -> onnx.ModelProto:
-    made = model()
+    proto = model()
     inner = helper.make_graph([], "inner", [], [])
     inner.initializer.append(numpy_helper.from_array(np.ones(3, np.float32), "w"))
     external(inner.initializer[0])
-    made.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner))
-    return made
+    proto.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner))
+    return proto
 
 
 def sparse() -> onnx.ModelProto:
-    made = model()
+    proto = model()
     values = numpy_helper.from_array(np.ones(3, np.float32), "w")
     external(values)
     indices = numpy_helper.from_array(np.arange(3))
-    made.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3]))
-    return made
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3]))
+    return proto
 
 
 def function() -> onnx.ModelProto:
-    made = model()
-    made.functions.append(
+    proto = model()
+    proto.functions.append(
         helper.make_function("d", "f", [], ["w"], [constant().graph.node[-1]], [])
     )
-    return made
+    return proto
 
 
 def context() -> onnx.ModelProto:
-    made = model()
-    made.graph.node.append(
+    proto = model()
+    proto.graph.node.append(
         helper.make_node("EPContext", [], ["x"], domain="com.microsoft", ep_cache_context="/x.bin")
     )
-    return made
+    return proto
 
 
 HIDDEN = [initializer, only_location, constant, inner_graph, sparse, function, context]
@@ -101,7 +101,7 @@ def test_a_path_anywhere_in_a_graph_is_found(make: Callable[[], onnx.ModelProto]
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
-    """A bundle whose graph takes a weight from a file that the manifest does not list."""
+    """Return a bundle whose graph reads a weight from a file that the manifest does not list."""
     bundle = write_bundle(tmp_path / "b", precisions=("fp32",))
     relabel(bundle, initializer().SerializeToString())
     (bundle / "weights.bin").write_bytes(np.ones(3, np.float32).tobytes())
@@ -134,14 +134,14 @@ def test_weights_outside_the_bundle_are_refused_everywhere(
     assert "external data" in str(artifact.parity.reason)
 
 
-@pytest.mark.parametrize("said", ["fp16", "int8"])
-def test_the_precision_is_the_graphs_not_the_manifests(tmp_path: Path, said: str) -> None:
-    """A wrong float32 graph would pass the wider budgets of another precision."""
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_precision_is_the_graphs_not_the_manifests(tmp_path: Path, precision: str) -> None:
+    """A wrong float32 graph would pass the wider budget of another precision."""
     bundle = write_bundle(tmp_path / "b", precisions=("fp32",))
-    relabel(bundle, make_graph(score_offset=0.01), said)
+    relabel(bundle, make_graph(score_offset=0.01), precision)
     (artifact,) = verify_golden(bundle, load_manifest(bundle)).artifacts
     assert artifact.parity is not None and artifact.parity.status == "failed"
-    assert f"the manifest says {said}, the graph is fp32" in str(artifact.parity.reason)
+    assert f"the manifest says {precision}, the graph is fp32" in str(artifact.parity.reason)
     with pytest.raises(Untrusted, match="the graph is fp32"):
         Session(bundle)
 

@@ -1,4 +1,4 @@
-"""`clinreadnet inspect`: what a bundle holds, for whom, and how each file was verified."""
+"""`clinreadnet inspect`: content of a bundle, its targets, and the verification of each file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def inspect(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def add_engine(bundle: Path, layers: bytes) -> None:
-    """Add an engine that nobody has run, with a report of its layers."""
+    """Add an engine that was never run, with a report of its layers."""
     manifest = load_manifest(bundle)
     graph = manifest.artifacts[0]
     (bundle / "e.engine").write_bytes(b"engine")
@@ -54,15 +54,15 @@ def add_engine(bundle: Path, layers: bytes) -> None:
 
 def test_it_says_what_is_inside_for_whom_and_how_it_was_verified(bundle: Path) -> None:
     add_engine(bundle, b'{"layers": {"CAST": {"HALF": 2, "FLOAT": 1}, "SHAPE": {"INT64": 4}}}')
-    found = inspect_bundle(bundle)
-    graph, engine = found.entries[0], found.entries[-1]
+    inspection = inspect_bundle(bundle)
+    graph, engine = inspection.entries[0], inspection.entries[-1]
     assert (graph.kind, graph.verified) == ("ONNX graph", "onnxruntime-cpu")
     assert graph.layers == sum(graph.layer_types.values()) and graph.layer_types["Clip"] == 1
     assert "ONNX Runtime" in graph.runs_on and graph.size == (bundle / graph.file).stat().st_size
     assert engine.runs_on == "TensorRT-RTX 1.7.1 on sm89 GPUs (Ada), test"
     assert (engine.verified, engine.layers) == ("not run yet", 7)
     assert engine.layer_types == {"INT64": 4, "HALF": 2, "FLOAT": 1}
-    assert found.problems == () and found.verified and not found.signed
+    assert inspection.problems == () and inspection.verified and not inspection.signed
 
 
 def test_the_command_prints_a_table_or_json(bundle: Path) -> None:

@@ -27,11 +27,6 @@ from clinreadnet.runtime.bundle.format import parse_manifest
 cryptography = pytest.importorskip("cryptography")
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundles") / "bundle")
-
-
 def raw(bundle: Path) -> dict[str, Any]:
     return dict(json.loads((bundle / "manifest.json").read_text()))
 
@@ -203,15 +198,15 @@ def test_a_stream_of_fixed_batches_gives_the_same_bits_however_many_wait(
 ) -> None:
     images = [body(10.0 * i) for i in range(6)]
     with Session(bundle, "onnxruntime-cpu", batch=4) as session:
-        seen: list[int] = []
+        sizes: list[int] = []
         run = OnnxRuntimeBackend.run
 
         def counted(self: OnnxRuntimeBackend, hu: Any) -> Any:
-            seen.append(len(hu))
+            sizes.append(len(hu))
             return run(self, hu)
 
         monkeypatch.setattr(OnnxRuntimeBackend, "run", counted)
         with session.stream(fixed_batch=True) as stream:
             for image in images:
                 stream.put(image)
-        assert len(list(stream)) == 6 and set(seen) == {4}
+        assert len(list(stream)) == 6 and set(sizes) == {4}

@@ -135,7 +135,7 @@ NOT_RUN_RECORD = dataclasses.asdict(Parity(NOT_RUN))
 
 
 class Version(str):
-    """As torch's."""
+    """A version string like torch's."""
 
 
 def test_what_derives_from_a_plain_type_is_written_as_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a manifest says of plugins: read back, checked, and judged against a driver."""
+"""Plugins in a manifest: read back, checked, and compared with a driver."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_plugins_read_back_equal_and_keep_the_schema() -> None:
 
 
 def test_ptx_files_are_listed_once() -> None:
-    assert [one.file for one in listed_files(make_manifest())].count(FILE.file) == 1
+    assert [entry.file for entry in listed_files(make_manifest())].count(FILE.file) == 1
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_ptx_files_are_listed_once() -> None:
 def test_wrong_fields_are_refused(path: tuple[Any, ...], value: Any, message: str) -> None:
     raw = json.loads(manifest_json(make_manifest(None)))
     node: Any = raw["artifacts"][1]["plugins"]
-    for one in path[:-1]:
-        node = node[one]
+    for key in path[:-1]:
+        node = node[key]
     node[path[-1]] = value
     with pytest.raises(InputError, match=message):
         parse_manifest(json.dumps(raw))
@@ -134,5 +134,5 @@ def test_changed_ptx_is_refused(tmp_path: Path) -> None:
 def test_a_driver_that_does_not_know_the_ptx(driver: str, validity: Validity, reason: str) -> None:
     engine = make_manifest().artifacts[2]
     machine = Machine("linux-x86_64", "RTX 5090", "sm120", driver, "11.4.0")
-    found = verdict(engine, machine)
-    assert found.validity == validity and reason in found.reason
+    result = verdict(engine, machine)
+    assert result.validity == validity and reason in result.reason

@@ -31,7 +31,7 @@ from clinreadnet.runtime.bundle.sign import sign_bundle
 
 
 def write_keys(folder: Path, name: str, private: Any = None) -> tuple[Path, Path]:
-    """Write NAME.pem and NAME.pub.pem."""
+    """Write the key NAME.pem and the public key NAME.pub.pem."""
     private = private or ed25519.Ed25519PrivateKey.generate()
     secret, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
     secret.write_bytes(
@@ -169,10 +169,10 @@ def flip_a_bit(bundle: Path, name: str) -> None:
 
 
 def swap(bundle: Path) -> None:
-    one, other = bundle / "clinreadnet.fp32.onnx", bundle / "clinreadnet.fp16.onnx"
-    one.rename(bundle / "spare")
-    other.rename(one)
-    (bundle / "spare").rename(other)
+    first, second = bundle / "clinreadnet.fp32.onnx", bundle / "clinreadnet.fp16.onnx"
+    first.rename(bundle / "spare")
+    second.rename(first)
+    (bundle / "spare").rename(second)
 
 
 def same_size(bundle: Path) -> None:
@@ -222,8 +222,10 @@ def test_a_file_that_was_tampered_with_is_never_loaded(
 
 
 @pytest.mark.usefixtures("nothing_is_loaded")
-def test_a_tampered_file_ends_the_ladder(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another backend would run, but a bundle that was changed must not be trusted."""
+def test_after_a_tampered_file_no_backend_is_tried(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other backend is tried, although it would run: a changed bundle is not trusted."""
     monkeypatch.setattr(backends_module, "find_gpus", lambda: ["a GPU"])
     monkeypatch.setattr(backends_module, "offers_cuda", lambda: True)
     flip_a_bit(bundle, "clinreadnet.fp32.onnx")
@@ -281,7 +283,7 @@ def test_a_name_that_is_a_path_or_taken_is_refused(bundle: Path, file: str) -> N
 def test_the_bytes_that_are_hashed_are_the_bytes_that_are_loaded(
     bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is changed right after it was read; the bytes that were read are used."""
+    """The file changes after it was read. The bytes in memory are used."""
     loaded: list[bytes] = []
     honest = (bundle / "clinreadnet.fp32.onnx").read_bytes()
     real_read, real_backend = backends_module.read_listed, backends_module.OnnxRuntimeBackend

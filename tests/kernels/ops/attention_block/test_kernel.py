@@ -21,7 +21,7 @@ DTYPES = by_dtype(torch.float16, torch.bfloat16)
 
 
 def rounded(args: list[Tensor], dtype: torch.dtype = torch.float16) -> list[Tensor]:
-    """As the op takes them: tokens and layers in ``dtype``, the last three in float32."""
+    """Return the op's inputs: tokens and layers in ``dtype``, the last three in float32."""
     return [tensor.to(dtype) for tensor in args[:7]] + [tensor.float() for tensor in args[7:]]
 
 

@@ -21,7 +21,7 @@ DTYPES = by_dtype(torch.float32, torch.float16, torch.bfloat16)
 
 
 def rounded(args: tuple[Tensor, ...], dtype: torch.dtype) -> list[Tensor]:
-    """As the op takes them: qkv in ``dtype``, the others in float32."""
+    """Return the op's inputs: qkv in ``dtype``, the others in float32."""
     qkv, *rest = args
     return [qkv.to(dtype), *(tensor.float() for tensor in rest)]
 
