@@ -67,12 +67,13 @@ def _region_statistics_fwd_kernel(
     place = tl.arange(0, BLOCK_N)
 
     TOKENS: tl.constexpr = REGION_H * REGION_W
+    SHARE: tl.constexpr = 1.0 / TOKENS  # exact for a power of two; `div.full.f32` is not
     total = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     for start in tl.static_range(0, TOKENS, BLOCK_N):
         n = start + place[:, None]
         token = n // REGION_W * W + n % REGION_W
         total += tl.load(x_ptrs + token * CHANNELS, mask=n < TOKENS, other=0.0).to(tl.float32)
-    mean = tl.sum(total, axis=0) / TOKENS
+    mean = tl.sum(total, axis=0) * SHARE
     squares = tl.zeros((BLOCK_N, BLOCK_C), tl.float32)
     for start in tl.static_range(0, TOKENS, BLOCK_N):
         n = start + place[:, None]
@@ -80,7 +81,7 @@ def _region_statistics_fwd_kernel(
         x = tl.load(x_ptrs + token * CHANNELS, mask=n < TOKENS, other=0.0).to(tl.float32)
         difference = tl.where(n < TOKENS, x - mean[None, :], 0.0)
         squares += difference * difference
-    variance = tl.sum(squares, axis=0) / TOKENS
+    variance = tl.sum(squares, axis=0) * SHARE
     if LOG:
         spread = tl.log(variance + EPS) * 0.5
     else:
