@@ -256,7 +256,7 @@ class KernelRow(RecordedRow):
         percent_of_copy_bandwidth: time of a copy of as many bytes relative to the kernel, in
             percent.
         stage: stage of the network, from 1; None for the stem.
-        layer: linear layer of the stage's blocks, if the op is a linear layer.
+        layer: linear layer, if the op is a linear layer; kind of spread, if it is statistics.
         copy_bytes_per_second: rate of that copy in bytes/s.
         shapes: shapes of the tensors, in order.
     """

@@ -107,6 +107,20 @@ TARGETS = (
         batches=(8, 64),
     ),
     Target(
+        "ordinal head: over its operations one by one",
+        "ordinal_head",
+        1,
+        lambda row: row.over("eager"),
+        batches=(1, 8, 64),
+    ),
+    Target(
+        "statistics: over their operations one by one",
+        "region_statistics",
+        1,
+        lambda row: row.over("eager"),
+        batches=(1, 8, 64),
+    ),
+    Target(
         "network, batch 64: throughput over compiled reference",
         "network",
         1.5,

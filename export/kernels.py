@@ -28,9 +28,10 @@ from clinreadnet.kernels.compile import (
     resources_of,
 )
 from clinreadnet.kernels.grid import shape_text
+from clinreadnet.kernels.ops.ordinal_head.spec import FIRST
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import POINTERS, Case, KernelSource, LayerShape, NetworkShape, OpSpec
-from clinreadnet.model.network import Block, ClinReadNet, ClinReadNetConfig
+from clinreadnet.model.network import Block, ClinReadNet, ClinReadNetConfig, PatchMerging
 from clinreadnet.precision import PRECISIONS, exported_precisions
 from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.spec import SIZE
@@ -142,25 +143,38 @@ def network_shape(config: ClinReadNetConfig) -> NetworkShape:
         )
     with torch.device("meta"):
         model = ClinReadNet(config)
-    blocks = []
-    for name, block in model.named_modules():
-        if isinstance(block, Block):
-            attention = block.attention
-            channels = block.norm1.weight.numel()
-            blocks.append(
-                LayerShape(
-                    name=name,  # stages.<stage>.<block>
-                    side=SIZE // 4 >> int(name.split(".")[1]),
-                    channels=channels,
-                    heads=attention.heads,
-                    window=attention.window,
-                    shift=attention.shift,
-                    octaves=attention.octaves,
-                    hidden=config.mlp_ratio * channels,
-                )
+    blocks, linears = [], []
+    for name, layer in model.named_modules():
+        if not isinstance(layer, Block | PatchMerging):
+            continue
+        side = SIZE // 4 >> int(name.split(".")[1])  # stages.<stage>.<layer>
+        if isinstance(layer, PatchMerging):
+            linears.append(LayerShape(name, side, layer.reduction.out_features, linear="merge"))
+            continue
+        attention = layer.attention
+        channels = layer.norm1.weight.numel()
+        blocks.append(
+            LayerShape(
+                name=name,
+                side=side,
+                channels=channels,
+                heads=attention.heads,
+                window=attention.window,
+                shift=attention.shift,
+                octaves=attention.octaves,
+                hidden=config.mlp_ratio * channels,
             )
+        )
     stem = LayerShape("stem", side=SIZE, channels=config.embed_dim // 2)
-    return NetworkShape(stem, tuple(blocks))
+    last = blocks[-1]
+    outputs = FIRST + config.image_dim
+    linears.append(LayerShape("head", last.side, last.channels, hidden=outputs, linear="head"))
+    head = LayerShape("head", last.side, config.image_dim)
+    statistics = (
+        LayerShape("statistics", SIZE // 4, config.embed_dim, window=8, spread="log"),
+        LayerShape("novelty", SIZE // 32, 2 * config.embed_dim, window=SIZE // 32, spread="root"),
+    )
+    return NetworkShape(stem, tuple(blocks), tuple(linears), head, statistics)
 
 
 def sources(preset: str) -> list[tuple[OpSpec, KernelSource]]:

@@ -60,8 +60,8 @@ def _at(value: int | Formula, sizes: Mapping[str, Any]) -> Any:
     return value.at(sizes) if isinstance(value, Formula) else value
 
 
-B, H, W, HEADS, TOKENS = map(Formula, ("B", "H", "W", "heads", "tokens"))
-"""Sizes of launches: batch, height, width, attention heads, and B * H * W."""
+B, H, W, N, HEADS, TOKENS = map(Formula, ("B", "H", "W", "N", "heads", "tokens"))
+"""Sizes of launches: batch, height, width, tokens of an image, attention heads, and B * H * W."""
 
 Shape = tuple[int | Formula, ...]
 """Shape of a tensor in terms of sizes."""

@@ -41,7 +41,10 @@ class LayerShape:
         shift: cyclic shift in tokens.
         octaves: sharpness levels of the attention.
         hidden: hidden channels of the MLP.
-        linear: linear layer of a block: "qkv", "projection", "fc1" or "fc2".
+        linear: linear layer: "qkv", "projection", "fc1" or "fc2" of a block; "merge" of 2x2 tokens,
+            where ``side`` is that of the output; or "head" with ``hidden`` outputs.
+        spread: kind of spread of statistics, "log" or "root"; ``window`` is the side of a region.
+        hounsfield: whether the stem encodes Hounsfield units itself.
         batch: slices per launch, if the kernel depends on it.
     """
 
@@ -54,6 +57,8 @@ class LayerShape:
     octaves: int = 1
     hidden: int = 0
     linear: str = ""
+    spread: str = ""
+    hounsfield: bool = False
     batch: int | None = None
 
     @property
@@ -62,12 +67,25 @@ class LayerShape:
         return self.channels // self.heads
 
 
+STATISTICS = (
+    LayerShape("statistics", side=128, channels=48, window=8, spread="log"),
+    LayerShape("novelty", side=16, channels=96, window=16, spread="root"),
+)
+"""Statistics of the preset `small`: of the stem's tokens by tile, and of these over the image."""
+
+HEAD = LayerShape("head", side=16, channels=128)
+"""Head of the preset `small`; its channels are the image's features."""
+
+
 @dataclass(frozen=True)
 class NetworkShape:
     """Layers of a network that ops can run."""
 
     stem: LayerShape
     blocks: tuple[LayerShape, ...]
+    linears: tuple[LayerShape, ...] = ()
+    head: LayerShape = HEAD
+    statistics: tuple[LayerShape, ...] = STATISTICS
 
 
 STEM = LayerShape("stem", side=512, channels=24)
@@ -87,6 +105,12 @@ STAGES = tuple(
     for number in range(4)
 )
 """Shifted blocks of the preset `small`, one of each stage."""
+
+LINEARS = (
+    *(LayerShape(stage.name, stage.side, stage.channels, linear="merge") for stage in STAGES[1:]),
+    LayerShape("stage 4", STAGES[-1].side, STAGES[-1].channels, hidden=160, linear="head"),
+)
+"""Linear layers of the preset `small` outside its blocks."""
 
 FUSED_CHANNELS = (48, 96)
 """Supported channels C of the fused kernels."""
@@ -144,6 +168,7 @@ class KernelSource:
         uses: layers that launch the kernel, with their sizes.
         tokens: smallest and largest number of tokens, if other kernels compute the same layers for
             other numbers. The largest is None without a limit.
+        plugin: whether graphs call it, if the op can be a plugin.
     """
 
     name: str
@@ -152,6 +177,7 @@ class KernelSource:
     shapes: Mapping[str, Shape]
     uses: tuple[dict[str, Any], ...]
     tokens: tuple[int, int | None] | None = None
+    plugin: bool = True
 
 
 @dataclass(frozen=True)
@@ -194,6 +220,7 @@ class OpSpec:
         instead_of: op whose layers this op includes.
         channels_last: whether the kernel writes [B, H, W, C] although the function returns [B, C,
             H, W].
+        wide: whether parameters and output are float32 for every type of ``decides``.
     """
 
     name: str
@@ -204,7 +231,7 @@ class OpSpec:
     benched: tuple[LayerShape, ...]
     build: Callable[[int, str, LayerShape], Case]
     arguments: Callable[[LayerShape, int, str, torch.device], tuple[Tensor, ...]]
-    options: Callable[[LayerShape], dict[str, int]]
+    options: Callable[[LayerShape], dict[str, Any]]
     work: Callable[[LayerShape, int, int], Work]
     sources: Callable[[NetworkShape], Iterator[KernelSource]]
     tuning: Callable[..., TuningEntry]
@@ -213,6 +240,7 @@ class OpSpec:
     plugin: bool = False
     instead_of: str = ""
     channels_last: bool = False
+    wide: bool = False
 
     def refusal(self, capability: int, dtype: str, shape: LayerShape) -> str | None:
         """Return why the kernel does not support a layer, or None; arguments as in `case`."""

@@ -72,7 +72,7 @@ def write_plugins(folder: Path, target: str, preset: str = "small") -> int:
     folder.mkdir(parents=True)
     kernels = []
     for spec, source in sources(preset):
-        for precision in PRECISIONS if spec.plugin else ():
+        for precision in PRECISIONS if spec.plugin and source.plugin else ():
             try:
                 made = plugin_kernel(spec, source, precision, target)
             except Native:  # TensorRT's own layers run

@@ -11,9 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-OPS = ("sobel_stem", "window_attention", "attention_block", "mlp", "fused_linear")
+OPS = (
+    "sobel_stem",
+    "window_attention",
+    "attention_block",
+    "mlp",
+    "fused_linear",
+    "ordinal_head",
+    "region_statistics",
+)
 """Ops to measure. A test compares them with `clinreadnet.kernels.registry`, because the plan must
 be importable before the package is installed."""
+LIGHT = ("ordinal_head", "region_statistics")
+"""Ops with few shapes, whose units have half of the limits."""
 TUNED = {
     "sobel_stem": ("32",),
     "window_attention": ("64",),
@@ -22,6 +32,8 @@ TUNED = {
     "fused_linear": tuple(
         f"{kind}/{size}" for kind in ("norm", "plain") for size in ("small", "medium", "large")
     ),
+    "ordinal_head": ("128",),
+    "region_statistics": ("log",),
 }
 """Entries in float16 to tune: those that the preset `small` launches."""
 COMPILED = {
@@ -30,6 +42,8 @@ COMPILED = {
     "attention_block": 20,
     "mlp": 16,
     "fused_linear": 40,
+    "ordinal_head": 7,
+    "region_statistics": 7,
     "plugins": 20,
 }
 """Seconds for the exported kernels of each op, by their number: the driver compiles the PTX."""
@@ -185,7 +199,8 @@ def _kernels(mode: str, limit: float) -> Iterator[Unit]:
     for op in OPS:
         rows = f"test_kernels and {op} and float16 and not bfloat16 and (batch-8 or batch-64)"
         arguments = ("-s", "bench/test_kernels.py", "-k", rows)
-        yield Unit(op, arguments, limit, measures=True, environment={COMPILE_MODE: mode})
+        seconds = limit / 2 if op in LIGHT else limit
+        yield Unit(op, arguments, seconds, measures=True, environment={COMPILE_MODE: mode})
 
 
 def _counters() -> Iterator[Unit]:
@@ -230,7 +245,7 @@ STEPS: Mapping[str, Step] = {
     ),
     "graph": Step("the time of each launch inside the network's graph", tuple(_graph())),
     "kernels": Step(
-        "each op in float16 against eager PyTorch and a copy", tuple(_kernels("none", 25))
+        "each op in float16 against eager PyTorch and a copy", tuple(_kernels("none", 18))
     ),
     "counters": Step("hardware counters of the three kernels that take most", tuple(_counters())),
     "network-compiled": Step(

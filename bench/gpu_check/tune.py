@@ -60,10 +60,9 @@ def rows_of(entry: str, rows: Iterable[KernelRow]) -> Iterator[KernelRow]:
     op, dtype, *keys = entry.split("/")
     shapes = [shape for _, _, shape in OPS[op].tuning(dtype, *keys).timed]
     for row in rows:
-        stage = "stem" if row.stage is None else f"stage {row.stage}"
         if (row.op, row.dtype) == (op, dtype) and any(
-            " ".join(shape.name.split()[:2]) == stage
-            and shape.linear == row.layer
+            (int(shape.name.split()[1]) if "stage" in shape.name else None) == row.stage
+            and (shape.linear or shape.spread) == row.layer
             and shape.batch in (None, row.batch)
             for shape in shapes
         ):
@@ -74,7 +73,9 @@ def total(rows: Iterable[KernelRow]) -> float:
     """Return the milliseconds of all launches of these kernels in the preset `small`."""
     depths = ClinReadNetConfig().depths
     return sum(
-        row.ms["kernel"] * (1 if row.stage is None else depths[row.stage - 1]) for row in rows
+        row.ms["kernel"]
+        * (1 if row.stage is None or row.layer in ("merge", "head") else depths[row.stage - 1])
+        for row in rows
     )
 
 

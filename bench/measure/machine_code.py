@@ -25,7 +25,15 @@ from clinreadnet.kernels.machine_code import (
     widths,
 )
 from clinreadnet.kernels.registry import OPS
-from clinreadnet.kernels.spec import STAGES, STEM, Case, KernelSource, NetworkShape, OpSpec
+from clinreadnet.kernels.spec import (
+    LINEARS,
+    STAGES,
+    STEM,
+    Case,
+    KernelSource,
+    NetworkShape,
+    OpSpec,
+)
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ BATCH = 64
 def kernels() -> list[tuple[OpSpec, KernelSource]]:
     """Return the kernels of the preset `small`, blocks with and without a shift."""
     blocks = tuple(replace(stage, shift=shift) for shift in (0, 4) for stage in STAGES)
-    network = NetworkShape(STEM, blocks)
+    network = NetworkShape(STEM, blocks, LINEARS)
     return [(spec, source) for spec in OPS.values() for source in spec.sources(network)]
 
 
@@ -94,7 +102,7 @@ def count(spec: OpSpec, source: KernelSource, case: Case) -> Count:
     batch = source.shape.batch or BATCH
     slices = {"tokens": batch * sizes.pop("tokens")} if "tokens" in sizes else {"B": batch}
     programs = source.grid(case).at(sizes | slices)
-    item = 4 if case.signature["out_ptr"] == "*fp32" else 2
+    item = 4 if case.signature[f"{spec.decides}_ptr"] == "*fp32" else 2
     work = spec.work(source.shape, batch, item)
     moved = work.bytes / programs
     loads = widths(run, ("LDG", "LDGSTS"))

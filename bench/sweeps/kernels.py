@@ -165,7 +165,7 @@ def measure(
         bytes=moved,
         percent_of_copy_bandwidth=100 * times["copy"] / times["kernel"],
         stage=int(shape.name.split()[1]) if "stage" in shape.name else None,
-        layer=shape.linear,
+        layer=shape.linear or shape.spread,
         copy_bytes_per_second=moved / (times["copy"] / 1e3),
         shapes=tuple(tuple(tensor.shape) for tensor in tensors),
     )

@@ -10,7 +10,7 @@ from bench.measure.cards import ALL, CARDS, Card, find_card
 from bench.recording import RESULTS
 from bench.tables.recorded import markdown, read_json
 from clinreadnet.kernels.registry import OPS
-from clinreadnet.kernels.spec import STAGES, STEM, NetworkShape
+from clinreadnet.kernels.spec import LINEARS, STAGES, STEM, NetworkShape
 
 PTX = RESULTS / "ptx" / "kernels.json"
 COUNTS = RESULTS / "kernels" / "machine-code.json"
@@ -143,17 +143,19 @@ def issue_ceiling(
         stage: stage of the shifted block, from 1; None for the stem.
         dtype: dtype of the products.
         gpu: name of the GPU in CUDA, such as "NVIDIA H100 80GB HBM3".
-        layer: linear layer of the block, if the op is a linear layer.
+        layer: linear layer, if the op is a linear layer; kind of spread, if it is statistics.
         batch: slices per launch, if the kernel depends on it.
 
     Returns:
         The percentage; None if the GPU or the kernel was not counted.
     """
-    network = NetworkShape(STEM, () if stage is None else (STAGES[stage - 1],))
+    linears = tuple(linear for linear in LINEARS if linear.name == f"stage {stage}")
+    network = NetworkShape(STEM, () if stage is None else (STAGES[stage - 1],), linears)
     names = [
         source.name
         for source in OPS[op].sources(network)
-        if (not layer or source.shape.linear == layer) and source.shape.batch in (None, batch)
+        if (not layer or layer in (source.shape.linear, source.shape.spread))
+        and source.shape.batch in (None, batch)
     ]
     match = find_card(gpu)
     for row in counts()["kernels"] if match is not None else ():

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from clinreadnet.errors import InputError
 from clinreadnet.kernels import Impl, fused_linear, fused_linear_obstacle, mlp, mlp_obstacle
+from clinreadnet.kernels.ops.fused_linear.reference import merge_patches
 from clinreadnet.model.attention import LayerNorm, MultiTemperatureAttention
 from clinreadnet.model.soqn import (
     Novelty,
@@ -23,7 +24,6 @@ from clinreadnet.model.soqn import (
     TileStatistics,
     TileVotes,
 )
-from clinreadnet.spec import HU_MIN, HU_RANGE
 
 
 @dataclass(frozen=True)
@@ -83,12 +83,6 @@ PRESETS = {
     )
 }
 """tiny: 1.5 M parameters, for tests; small: 7.0 M, the default; base: 27.7 M, Swin-T's size."""
-
-
-def encode(hu: Tensor) -> Tensor:
-    """Clip and scale Hounsfield units to 0...1, in float32 at least (any shape)."""
-    hu = hu.to(torch.promote_types(hu.dtype, torch.float32))
-    return ((hu - HU_MIN) / HU_RANGE).clamp(0, 1)
 
 
 class Block(nn.Module):
@@ -154,18 +148,26 @@ class Block(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Merge 2x2 neighbouring tokens: halve each side and double the channels."""
+    """Merge 2x2 neighbouring tokens: halve each side and double the channels.
 
-    def __init__(self, dim: int):
+    With ``fused`` and ``kernels`` other than "reference", one launch if its kernel supports the
+    input.
+    """
+
+    def __init__(self, dim: int, kernels: Impl, fused: bool = True):
         super().__init__()
+        self.kernels = kernels
+        self.fuses_linear = fused and kernels != "reference"
         self.norm = LayerNorm(4 * dim)
         self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H / 2, W / 2, 2C]."""
-        _, h, w, c = x.shape
-        x = x.reshape(-1, h // 2, 2, w // 2, 2, c).transpose(2, 3)
-        return self.reduction(self.norm(x.reshape(-1, h // 2, w // 2, 4 * c)))
+        weight, norm = self.reduction.weight, (self.norm.weight, self.norm.bias)
+        if self.fuses_linear and fused_linear_obstacle(x, (weight, *norm), merge=True) is None:
+            eps, kernels = self.norm.eps, self.kernels
+            return fused_linear(x, weight, None, *norm, merge=True, eps=eps, impl=kernels)
+        return self.reduction(self.norm(merge_patches(x)))
 
 
 class ClinReadNet(nn.Module):
@@ -178,9 +180,11 @@ class ClinReadNet(nn.Module):
             the kernels have been checked on a GPU (docs/kernels.md).
         fused: whether to use the kernels of whole halves of a block (``attention_block``, ``mlp``)
             where supported: 48 or 96 channels, compute capability 8.0 or later, and for
-            ``attention_block`` float16 or bfloat16; and ``fused_linear`` in the other halves, in
-            float16 or bfloat16 on the same GPUs. Elsewhere, and with false, ``kernels`` is the
-            implementation of ``window_attention`` alone.
+            ``attention_block`` float16 or bfloat16; ``fused_linear`` in the other halves and
+            between the stages, and ``ordinal_head``, in float16 or bfloat16 on the same GPUs;
+            ``region_statistics``; and the encoding of Hounsfield units in ``sobel_stem``.
+            Elsewhere, and with false, ``kernels`` is the implementation of ``sobel_stem`` and
+            ``window_attention`` alone.
     """
 
     def __init__(
@@ -192,22 +196,23 @@ class ClinReadNet(nn.Module):
     ):
         super().__init__()
         self.config = config = config or ClinReadNetConfig()
-        self.stem = SobelStem(config.embed_dim, kernels, use_sobel=config.use_sobel)
-        self.statistics = TileStatistics(config.embed_dim)
-        self.novelty = Novelty(2 * config.embed_dim)
+        self.stem = SobelStem(config.embed_dim, kernels, fused=fused, use_sobel=config.use_sobel)
+        outer: Impl = kernels if fused else "reference"
+        self.statistics = TileStatistics(config.embed_dim, outer)
+        self.novelty = Novelty(2 * config.embed_dim, outer)
         self.stages = nn.ModuleList()
         dim = config.embed_dim
         for i, (depth, heads) in enumerate(zip(config.depths, config.heads, strict=True)):
             layers: list[nn.Module] = []
             if i > 0:
-                layers.append(PatchMerging(dim))
+                layers.append(PatchMerging(dim, kernels, fused))
                 dim *= 2
             for j in range(depth):
                 # Odd blocks shift by half a window, so that information crosses window borders.
                 shift = config.window // 2 if j % 2 else 0
                 layers.append(Block(dim, heads, shift, config, kernels, fused))
             self.stages.append(nn.Sequential(*layers))
-        self.head = OrdinalHead(dim, config.image_dim)
+        self.head = OrdinalHead(dim, config.image_dim, outer)
         self.apply(_initialise)
         with torch.no_grad():
             for block in self.modules():
@@ -231,11 +236,16 @@ class ClinReadNet(nn.Module):
         Returns:
             Prediction: score [B], probs [B, 21], quality_map [B, H / 32, W / 32], novelty [B].
         """
-        return self.predict(hu)[0]
+        stem = self.stem.from_hu(hu)
+        tokens = self.attend(stem)
+        outputs = self.head.fused(tokens)
+        if outputs is None:
+            return self.read(tokens, stem)[0]
+        return Prediction(*outputs, self.novelty(self.statistics(stem)))
 
     def predict(self, hu: Tensor) -> tuple[Prediction, TileVotes]:
         """Score slices as ``forward`` does, and also return the votes of their tiles."""
-        stem = self.stem(encode(hu))
+        stem = self.stem.from_hu(hu)
         return self.read(self.attend(stem), stem)
 
     def read(self, tokens: Tensor, stem: Tensor) -> tuple[Prediction, TileVotes]:
@@ -257,7 +267,7 @@ class ClinReadNet(nn.Module):
         Args:
             hu: [B, 1, H, W] Hounsfield units of training slices.
         """
-        raw = [self.statistics.raw(self.stem(encode(image))) for image in hu.split(1)]
+        raw = [self.statistics.raw(self.stem.from_hu(image)) for image in hu.split(1)]
         self.statistics.calibrate(torch.cat(raw))
 
 

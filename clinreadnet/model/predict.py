@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clinreadnet.model.network import ClinReadNet, encode
+from clinreadnet.model.network import ClinReadNet
+from clinreadnet.model.soqn import encode
 from clinreadnet.spec import FINE_GRADES, MAP_SIDE, OUTPUTS
 
 

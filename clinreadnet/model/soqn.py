@@ -13,10 +13,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from clinreadnet.kernels import Impl, sobel_stem
+from clinreadnet.kernels import (
+    Impl,
+    fused_linear,
+    fused_linear_obstacle,
+    ordinal_head,
+    ordinal_head_obstacle,
+    region_statistics,
+    region_statistics_obstacle,
+    sobel_stem,
+    sobel_stem_obstacle,
+)
+from clinreadnet.kernels.ops.ordinal_head.reference import MIXTURE_EPS
+from clinreadnet.kernels.ops.region_statistics.reference import mean_and_spread
 from clinreadnet.model.attention import LayerNorm
-from clinreadnet.model.derived import DerivingModule
-from clinreadnet.spec import FINE_GRADES, FINE_STEP, TILE
+from clinreadnet.model.derived import Derived, DerivingModule
+from clinreadnet.spec import FINE_GRADES, FINE_STEP, HU_MIN, HU_RANGE, TILE
 
 SOBEL_GAIN = 40.0
 """Initial gain of the Sobel channels. Noise of 30 HU gives edges of 0.01 while x is near 0.7; with
@@ -25,14 +37,8 @@ equal initial weights, the network did not learn noise in the first 300 steps.""
 STRIDE = 4
 """Pixels between two neighbouring tokens of the stem."""
 
-VARIANCE_EPS = 1e-4
-"""Added inside the logarithm of the tokens' variance, which is about 1 after LayerNorm."""
-
 SMALLEST_DEVIATION = 1e-3
 """Added to the deviation of a statistic, so that a constant statistic stays finite."""
-
-MIXTURE_EPS = 1e-4
-"""Added inside the logarithm of the mixture, so that a grade without votes stays possible."""
 
 
 class Prediction(NamedTuple):
@@ -58,19 +64,29 @@ class TileVotes(NamedTuple):
     """[B, HW], weight of each vote; rows sum to 1."""
 
 
+def encode(hu: Tensor) -> Tensor:
+    """Clip and scale Hounsfield units to 0...1, in float32 at least (any shape)."""
+    hu = hu.to(torch.promote_types(hu.dtype, torch.float32))
+    return ((hu - HU_MIN) / HU_RANGE).clamp(0, 1)
+
+
 class SobelStem(nn.Module):
     """Full-resolution edges, then two 3x3 convolutions of stride 2: pixels to tokens.
 
     Args:
         dim: channels C of a token; the first convolution has C / 2.
         kernels: implementation of ``sobel_stem``.
+        fused: whether ``sobel_stem`` encodes Hounsfield units where supported.
         use_sobel: False uses only the image as input, for ablations. The filters are then
             initialised with the same gain on differences between neighbours.
     """
 
-    def __init__(self, dim: int, kernels: Impl = "auto", *, use_sobel: bool = True):
+    def __init__(
+        self, dim: int, kernels: Impl = "auto", *, fused: bool = False, use_sobel: bool = True
+    ):
         super().__init__()
         self.kernels, self.use_sobel = kernels, use_sobel
+        self.fuses_encoding = fused and use_sobel and kernels != "reference"
         self.conv1 = nn.Conv2d(4 if use_sobel else 1, dim // 2, 3, stride=2, padding=1)
         self.embed = nn.Conv2d(dim // 2, dim, 3, stride=2, padding=1)
         self.norm = LayerNorm(dim)
@@ -80,6 +96,20 @@ class SobelStem(nn.Module):
             else:
                 mean = self.conv1.weight.mean(dim=(2, 3), keepdim=True)
                 self.conv1.weight.sub_(mean).mul_(SOBEL_GAIN).add_(mean)
+
+    def from_hu(self, hu: Tensor) -> Tensor:
+        """[B, 1, H, W] Hounsfield units -> [B, H / 4, W / 4, C], dtype of the weights."""
+        weight, bias = self.conv1.weight, self.conv1.bias
+        assert bias is not None
+        if (
+            not self.fuses_encoding
+            or sobel_stem_obstacle(hu, weight, bias, encodes=True) is not None
+        ):
+            return self(encode(hu))
+        with without_autocast(hu):
+            return self._tokens(
+                sobel_stem(hu, weight, bias, lowest=HU_MIN, span=HU_RANGE, impl=self.kernels)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1, H, W] encoded 0...1 -> [B, H / 4, W / 4, C], dtype of the weights."""
@@ -91,7 +121,11 @@ class SobelStem(nn.Module):
                 x = sobel_stem(x, self.conv1.weight, self.conv1.bias, impl=self.kernels)
             else:
                 x = nn.functional.gelu(self.conv1(x.to(self.conv1.weight.dtype)))
-            return self.norm(self.embed(x).permute(0, 2, 3, 1))
+            return self._tokens(x)
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        """[B, C / 2, H / 2, W / 2] -> [B, H / 4, W / 4, C]."""
+        return self.norm(self.embed(x).permute(0, 2, 3, 1))
 
 
 class TileStatistics(DerivingModule):
@@ -101,31 +135,22 @@ class TileStatistics(DerivingModule):
 
     Args:
         dim: channels C of a token.
+        kernels: implementation of ``region_statistics``.
     """
 
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, kernels: Impl = "reference"):
         super().__init__()
+        self.kernels = kernels
         self.register_buffer("shift", torch.zeros(2 * dim))
         self.register_buffer("scale", torch.ones(2 * dim))
 
     def raw(self, tokens: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H / 8, W / 8, 2C], not standardised, in float32 or wider."""
         side = TILE // STRIDE
-        _, h, w, c = tokens.shape
-        wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
-        # Five dimensions: OpenVINO takes 9 ms for the mean over two of six, 1 ms over two of five.
-        wide = wide.reshape(-1, side, w // side, side, c)
-        if torch.compiler.is_exporting():  # exporters translate var_mean into more operators
-            mean = wide.mean(dim=(1, 3), keepdim=True)
-            difference = wide - mean
-            mean, variance = mean.squeeze((1, 3)), (difference * difference).mean(dim=(1, 3))
-        else:
-            variance, mean = torch.var_mean(wide, dim=(1, 3), correction=0)
-        statistics = torch.cat([mean, (variance + VARIANCE_EPS).log() / 2], dim=-1)
-        return statistics.reshape(-1, h // side, w // side, 2 * c)
+        return mean_and_spread(tokens, region_h=side, region_w=side, log=True)
 
     @torch.no_grad()
     def calibrate(self, raw: Tensor) -> None:
@@ -136,9 +161,14 @@ class TileStatistics(DerivingModule):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, H, W, C] -> [B, H / 8, W / 8, 2C], about Normal(0, 1) over calibrated tiles."""
-        raw = self.raw(tokens)
-        shift, scale = self.wide("standard", raw.dtype, self.shift, self.scale)
-        return (raw - shift) * scale
+        wide = torch.promote_types(tokens.dtype, torch.float32)
+        shift, scale = self.wide("standard", wide, self.shift, self.scale)
+        if self.kernels != "reference" and region_statistics_obstacle(tokens, shift, scale) is None:
+            side = TILE // STRIDE
+            return region_statistics(
+                tokens, shift, scale, region_h=side, region_w=side, log=True, impl=self.kernels
+            )
+        return (self.raw(tokens) - shift) * scale
 
 
 class Novelty(DerivingModule):
@@ -150,14 +180,16 @@ class Novelty(DerivingModule):
 
     Args:
         statistics: number of statistics of a tile.
+        kernels: implementation of ``region_statistics``.
     """
 
     mean: Tensor
     whitening: Tensor
     threshold: Tensor
 
-    def __init__(self, statistics: int):
+    def __init__(self, statistics: int, kernels: Impl = "reference"):
         super().__init__()
+        self.kernels = kernels
         size = 2 * statistics
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("whitening", torch.eye(size))
@@ -198,11 +230,29 @@ class Novelty(DerivingModule):
     def forward(self, statistics: Tensor) -> Tensor:
         """[B, H, W, S] -> [B]."""
         with without_autocast(statistics):
-            return self.distance(self.summary(statistics))
+            fused = self._fused(statistics)
+            return self.distance(self.summary(statistics)) if fused is None else fused
+
+    def _fused(self, statistics: Tensor) -> Tensor | None:
+        """[B, H, W, S] -> [B]; None if the kernel does not support ``statistics``."""
+        if self.kernels == "reference":
+            return None
+        mean, whitening = self._usual(torch.float32)
+        (one,) = self.derived("one", [self.mean], mean.dtype, lambda: (torch.ones_like(mean),))
+        if region_statistics_obstacle(statistics, mean, one) is not None:
+            return None
+        _, h, w, _ = statistics.shape
+        difference = region_statistics(
+            statistics, mean, one, region_h=h, region_w=w, log=False, impl=self.kernels
+        )
+        return torch.linalg.vector_norm(difference.flatten(1) @ whitening, dim=-1)
+
+    def _usual(self, dtype: torch.dtype) -> Derived:
+        return self.wide("usual", dtype, self.mean, self.whitening)
 
     def distance(self, summary: Tensor) -> Tensor:
         """Summaries [B, 2S] of ``summary`` -> [B]."""
-        mean, whitening = self.wide("usual", summary.dtype, self.mean, self.whitening)
+        mean, whitening = self._usual(summary.dtype)
         far = (summary - mean) @ whitening
         return (far * far).sum(dim=-1).sqrt()
 
@@ -217,13 +267,15 @@ class OrdinalHead(DerivingModule):
     Args:
         dim: channels C of a token.
         hidden: hidden channels of the MLP.
+        kernels: implementation of ``fused``.
     """
 
     grade_index: Tensor
     temperature: Tensor
 
-    def __init__(self, dim: int, hidden: int = 128):
+    def __init__(self, dim: int, hidden: int = 128, kernels: Impl = "reference"):
         super().__init__()
+        self.kernels = kernels
         self.norm = LayerNorm(dim)
         self.vote = nn.Linear(dim, FINE_GRADES)
         self.token_weight = nn.Linear(dim, 1)
@@ -262,11 +314,7 @@ class OrdinalHead(DerivingModule):
 
     def expectation(self, probs: Tensor) -> Tensor:
         """[..., 21] -> [...], in grades 0...4."""
-        dtype = probs.dtype
-        (grades,) = self.derived(
-            "grades", [self.grade_index], dtype, lambda: (self.grade_index.to(dtype) * FINE_STEP,)
-        )
-        return (probs * grades).sum(dim=-1)
+        return (probs * self._grades(probs.dtype)).sum(dim=-1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, TileVotes]:
         """[B, H, W, C] -> score [B], probs [B, 21], quality_map [B, H, W], votes."""
@@ -278,6 +326,66 @@ class OrdinalHead(DerivingModule):
             probs = (logits / temperature).softmax(dim=-1)
             quality_map = self.expectation(tiles.votes).reshape(-1, h, w)
             return self.expectation(probs), probs, quality_map, tiles
+
+    def fused(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Compute score, probs and quality_map of ``forward`` in two launches.
+
+        The layers of the votes, their weights and the first layer of the MLP are one layer: the MLP
+        reads the weighted mean of the tokens, and a layer of the mean is the mean of its outputs.
+
+        Returns:
+            The outputs; None if a kernel does not support x [B, H, W, C].
+        """
+        if self.kernels == "reference":
+            return None
+        _, h, w, _ = x.shape
+        norm = self.norm.weight, self.norm.bias
+        if fused_linear_obstacle(x, (*norm, *self.image[0].parameters())) is not None:
+            return None
+        layer, joint = self._token_layer(), self._joint_layer(torch.float32)
+        weight, bias = layer
+        tokens = fused_linear(x, weight, bias, *norm, eps=self.norm.eps, impl=self.kernels)
+        tokens = tokens.flatten(1, 2)
+        if ordinal_head_obstacle(tokens, joint) is not None:
+            return None
+        out = ordinal_head(tokens, *joint, impl=self.kernels)
+        score, probs, quality_map = out.split((1, FINE_GRADES, h * w), dim=1)
+        return score[:, 0], probs, quality_map.reshape(-1, h, w)
+
+    def _token_layer(self) -> Derived:
+        """Weight and bias of the votes, of their weights, and of the MLP's first layer, in order.
+
+        Zeros fill the first two up to a multiple of 32.
+        """
+        layers = self.vote, self.token_weight, self.image[0]
+        sources = [parameter for layer in layers for parameter in layer.parameters()]
+        weights, biases = sources[::2], sources[1::2]
+        unused = -(FINE_GRADES + 1) % 32
+
+        def compute() -> Derived:
+            return tuple(
+                torch.cat([vote, weight, vote.new_zeros((unused, *vote.shape[1:])), image])
+                for vote, weight, image in (weights, biases)
+            )
+
+        return self.derived("tokens", sources, self.vote.weight.dtype, compute)
+
+    def _joint_layer(self, dtype: torch.dtype) -> Derived:
+        """Weight and bias of the MLP's last layer and the gain, over the temperature; grades."""
+        sources = [*self.image[2].parameters(), self.gain, self.temperature]
+
+        def compute() -> Derived:
+            *parameters, temperature = (source.to(dtype) for source in sources)
+            return tuple(parameter / temperature for parameter in parameters)
+
+        return *self.derived("joint", sources, dtype, compute), self._grades(dtype)
+
+    def _grades(self, dtype: torch.dtype) -> Tensor:
+        """[21], value of each grade."""
+        (grades,) = self.derived(
+            "grades", [self.grade_index], dtype, lambda: (self.grade_index.to(dtype) * FINE_STEP,)
+        )
+        return grades
 
     def _image(self, pooled: Tensor) -> Tensor:
         """[B, C] -> [B, 21], in the dtype of ``pooled``."""

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from clinreadnet.console import progress_bar
-from clinreadnet.model.network import ClinReadNet, encode
+from clinreadnet.model.network import ClinReadNet
+from clinreadnet.model.soqn import encode
 from clinreadnet.training.dataset import LabelledSlices
 
 NOVELTY_SLICES = 2048

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from clinreadnet.console import progress_bar
 from clinreadnet.errors import InputError
 from clinreadnet.model.checkpoint import load_checkpoint
-from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig, encode
+from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig
 from clinreadnet.model.predict import predict
-from clinreadnet.model.soqn import TileVotes
+from clinreadnet.model.soqn import TileVotes, encode
 from clinreadnet.training.batches import Batch, Batches, BatchSource, check_batch_size
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import LabelledSlices

@@ -33,7 +33,7 @@ from clinreadnet.kernels.dispatch import traced_as_ops
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LAYER_NORM_EPS
 from clinreadnet.limits import LARGEST_BATCH
-from clinreadnet.model.network import Block, ClinReadNet
+from clinreadnet.model.network import Block, ClinReadNet, PatchMerging
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.runtime.bundle.manifest import Artifact
@@ -133,7 +133,12 @@ def _with_ops(network: ClinReadNet, plan: Plan) -> Iterator[ClinReadNet]:
         set, map(plan.layers, ("attention_block", "window_attention", "mlp"))
     )
     network.stem.kernels = "triton" if plan.layers("sobel_stem") else "reference"
+    network.stem.fuses_encoding = False
+    for part in (network.head, network.statistics, network.novelty):
+        part.kernels = "reference"
     for name, block in network.named_modules():
+        if isinstance(block, PatchMerging):
+            block.fuses_linear = False
         if isinstance(block, Block):
             block.fuses_attention, block.fuses_mlp = name in attention, name in mlp
             block.fuses_linear = False
@@ -221,7 +226,8 @@ def _name_nodes(
         )
     for node, constants, (name, plugin) in zip(nodes, calls.constants, planned, strict=True):
         shape = plugin.source.shape
-        baked = {"window": shape.window, "shift": shape.shift, "eps": LAYER_NORM_EPS}
+        baked: dict[str, Any] = {"window": shape.window, "shift": shape.shift}
+        baked |= {"eps": LAYER_NORM_EPS, "lowest": None, "span": None}
         wrong = {key: value for key, value in constants.items() if value != baked[key]}
         if wrong:
             raise CheckFailed(f"{name}: the network has {wrong}, the kernel is of {baked}")

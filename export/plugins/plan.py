@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def make_plan(
         if op == "sobel_stem" and not config.use_sobel:
             native[op] = "the network was trained without Sobel edges"
             refused.append(native[op])
-        for source in OPS[op].sources(network) if not refused else ():
+        for source in plugin_sources(op, network) if not refused else ():
             try:
                 made = {t: plugin_kernel(OPS[op], source, precision, t) for t in targets}
             except Native as reason:
@@ -129,6 +129,11 @@ def make_plan(
         for node in _nodes(op, source, replaced)
     ]
     return Plan(precision, tuple(nodes), native, kernels)
+
+
+def plugin_sources(op: str, network: NetworkShape) -> Iterator[KernelSource]:
+    """Yield the kernels of an op that graphs call."""
+    return (source for source in OPS[op].sources(network) if source.plugin)
 
 
 def _why(op: str, refused: Sequence[str], network: object) -> str:
@@ -283,7 +288,7 @@ def _blockers(
 ) -> tuple[Blocker, ...]:
     blockers = []
     for op in ops:
-        for source in OPS[op].sources(network):
+        for source in plugin_sources(op, network):
             try:
                 kernel = plugin_kernel(OPS[op], source, precision, target)
             except Native as reason:

@@ -16,17 +16,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from clinreadnet.kernels import attention_block, fused_linear, mlp, sobel_stem, window_attention
+from clinreadnet.kernels import (
+    attention_block,
+    fused_linear,
+    mlp,
+    ordinal_head,
+    region_statistics,
+    sobel_stem,
+    window_attention,
+)
 from clinreadnet.kernels.ptx.device_arithmetic import arithmetic_of
 from clinreadnet.kernels.ptx.inputs import (
     attention_block_inputs,
     fused_linear_inputs,
     mlp_inputs,
+    ordinal_head_inputs,
+    region_statistics_inputs,
     stem_inputs,
     window_attention_inputs,
 )
 from clinreadnet.kernels.ptx.launch import Kernel, launch
 from clinreadnet.kernels.ptx.program import Program
+from clinreadnet.kernels.registry import OPS
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,8 @@ def cases(kernel: Kernel) -> list[Case]:
     """Return the cases of an exported kernel."""
     constants = json.dumps(kernel.entry["constants"], sort_keys=True)
     op = next(name for name in _MAKERS if kernel.entry["name"].startswith(name))
-    (out,) = (item for item in kernel.entry["arguments"] if item["name"] == "out")
-    return _made(op, constants, out["element"])
+    arguments = {item["name"]: item for item in kernel.entry["arguments"]}
+    return _made(op, constants, arguments[OPS[op].decides]["element"])
 
 
 @functools.cache
@@ -111,10 +122,14 @@ def _stem(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
         "odd-batch-last-tiles-in-part": (3, 5, 19),
         "even-sides-over-the-tile": (1, 18, 68),
     }.items():
-        args = stem_inputs(batch, h, w, constants["C0"], torch.float32, dtype)
-        expected = sobel_stem(*(tensor.double() for tensor in args), impl="reference")
+        args = list(stem_inputs(batch, h, w, constants["C0"], torch.float32, dtype))
+        encoding = {key: constants[key.upper()] for key in ("lowest", "span")}
+        if encoding["span"] is not None:  # beyond both ends of the encoded range
+            units = encoding["lowest"] + encoding["span"] * (1.2 * args[0] - 0.1)
+            args[0] = units.round().to(torch.float32 if dtype == torch.float32 else torch.float16)
+        expected = sobel_stem(*(tensor.double() for tensor in args), **encoding, impl="reference")
         with arithmetic_of("cuda"):
-            reference = sobel_stem(*args, impl="reference")
+            reference = sobel_stem(*args, **encoding, impl="reference")
         yield Case(
             name,
             dict(zip(("x", "weight", "bias"), args, strict=True)),
@@ -197,24 +212,63 @@ def _mlp(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
 
 def _fused_linear(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
     norm, residual = ("norm_weight_ptr" not in constants), ("residual_ptr" not in constants)
-    where: dict[str, Any] = {"gelu": constants["GELU"], "impl": "reference"}
+    merge, channels = "W" not in constants, constants["CHANNELS"]
+    where: dict[str, Any] = {"gelu": constants["GELU"], "merge": merge, "impl": "reference"}
     tiles = {"one-token": 1, "last-tile-in-part": constants["BLOCK_M"] + 7}
     for name, tokens in tiles.items():
+        shape, sizes = [tokens, channels], {"tokens": tokens}
+        if merge:
+            b, h, w = (1, 2, 2) if tokens == 1 else (3, 4, 2 * (tokens // 6 + 1))
+            shape, sizes = [b, h, w, channels // 4], {"tokens": b * h * w // 4, "W": w}
         made = fused_linear_inputs(
-            tokens,
-            constants["CHANNELS"],
+            *shape,
             outputs=constants["OUTPUTS"],
             norm=norm,
             residual=residual,
+            merge=merge,
         )
         made |= {"x": uneven(made["x"])}
         tensors: dict[str, Any] = {key: tensor.to(dtype) for key, tensor in made.items()}
         yield Case(
             name,
             tensors,
-            {"tokens": tokens},
+            sizes,
             fused_linear(**tensors, **where),
             fused_linear(**{key: tensor.double() for key, tensor in tensors.items()}, **where),
+        )
+
+
+def _ordinal_head(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
+    names = "x", "weight", "bias", "gain", "grades"
+    where = {key: constants[key.upper()] for key in ("count", "first", "features")}
+    for name, (batch, tokens) in {"one-token": (1, 1), "last-chunk-in-part": (3, 71)}.items():
+        x, *parameters = ordinal_head_inputs(batch, tokens, **where)
+        args = [x.to(dtype), *(tensor.float() for tensor in parameters)]
+        yield Case(
+            name,
+            dict(zip(names, args, strict=True)),
+            {"B": batch, "N": tokens},
+            ordinal_head(*args, impl="reference"),
+            ordinal_head(*(tensor.double() for tensor in args), impl="reference"),
+        )
+
+
+def _region_statistics(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
+    where: dict[str, Any] = {
+        "region_h": constants["REGION_H"],
+        "region_w": constants["REGION_W"],
+        "log": constants["LOG"],
+    }
+    for name, (batch, rows, columns) in {"one-region": (1, 1, 1), "h-not-w": (3, 2, 3)}.items():
+        h, w = rows * constants["REGION_H"], columns * constants["REGION_W"]
+        x, shift, scale = region_statistics_inputs(batch, h, w, constants["CHANNELS"])
+        args = x.to(dtype), shift.float(), scale.float()
+        yield Case(
+            name,
+            dict(zip(("x", "shift", "scale"), args, strict=True)),
+            {"B": batch, "H": h, "W": w},
+            region_statistics(*args, **where, impl="reference"),
+            region_statistics(*(t.double() for t in args), **where, impl="reference"),
         )
 
 
@@ -224,4 +278,6 @@ _MAKERS = {
     "attention_block": _attention_block,
     "mlp": _mlp,
     "fused_linear": _fused_linear,
+    "ordinal_head": _ordinal_head,
+    "region_statistics": _region_statistics,
 }

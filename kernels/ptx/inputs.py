@@ -65,16 +65,48 @@ def mlp_inputs(*shape: int, hidden: int) -> list[Tensor]:
 
 
 def fused_linear_inputs(
-    *shape: int, outputs: int, norm: bool = False, residual: bool = False
+    *shape: int, outputs: int, norm: bool = False, residual: bool = False, merge: bool = False
 ) -> dict[str, Tensor]:
-    """Return the arguments of ``fused_linear`` by name; x [*shape], whose last size is C."""
+    """Return the arguments of ``fused_linear`` by name; x [*shape], whose last size is C.
+
+    With ``merge``, x is [B, H, W, C / 4], and there is no bias.
+    """
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    norm_weight, norm_bias, *layer = _layers(generator, shape[-1], (outputs, shape[-1]))
-    inputs = {"x": x, "weight": layer[0], "bias": layer[1]}
+    *sizes, c = shape
+    if merge:
+        sizes, c = [shape[0], shape[1] // 2, shape[2] // 2], 4 * c
+    norm_weight, norm_bias, weight, bias = _layers(generator, c, (outputs, c))
+    inputs = {"x": x, "weight": weight} | ({} if merge else {"bias": bias})
     if norm:
         inputs |= {"norm_weight": norm_weight, "norm_bias": norm_bias}
     if residual:
-        size = (*shape[:-1], outputs)
-        inputs["residual"] = torch.randn(*size, generator=generator, dtype=torch.float64)
+        inputs["residual"] = torch.randn(*sizes, outputs, generator=generator, dtype=torch.float64)
     return inputs
+
+
+def ordinal_head_inputs(
+    batch: int, tokens: int, count: int, first: int, features: int
+) -> list[Tensor]:
+    """Return x [B, N, F + D] and the parameters of ``ordinal_head``; unused values are huge."""
+    generator = torch.Generator().manual_seed(4)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = 2 * normal(batch, tokens, first + features)
+    x[..., count + 1 : first] = 3e4
+    layer = normal(count, features) / math.sqrt(features)
+    grades = torch.linspace(0, 4, count, dtype=torch.float64)
+    return [x, layer, normal(count) / 4, 1 + normal(1)[0].abs() / 4, grades]
+
+
+def region_statistics_inputs(batch: int, h: int, w: int, c: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return x [B, H, W, C], whose channels differ in mean and deviation, shift and scale [2C]."""
+    generator = torch.Generator().manual_seed(5)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = normal(batch, h, w, c) * normal(c).exp() + normal(c)
+    return x, normal(2 * c), normal(2 * c).exp()

@@ -455,7 +455,7 @@ def test_every_row_that_the_plan_measures_has_an_entry_to_tune() -> None:
             1,
             1,
             int(shape.name.split()[1]) if "stage" in shape.name else None,
-            shape.linear,
+            shape.linear or shape.spread,
         )
         for spec, shape, dtype, batch in kernels.rows().values()
         if dtype == "float16"
@@ -749,6 +749,8 @@ def test_targets_take_the_worst_of_what_they_speak_of(
         ["3.00 ×", "not measured", "", ""],
         ["60 %", "71 %", "reached", link],
         ["2.00 ×", "1.50 ×", "missed", link],
+        ["1.00 ×", "not measured", "", ""],
+        ["1.00 ×", "not measured", "", ""],
         ["1.00 ×", "not measured", "", ""],
         ["1.00 ×", "not measured", "", ""],
         ["1.00 ×", "not measured", "", ""],

@@ -50,7 +50,9 @@ def kernels(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[str, Any]]) -> None:
-    both = ("sobel_stem", "window_attention_shift0", "window_attention_shift4", "mlp_48", "mlp_96")
+    both: tuple[str, ...] = ("sobel_stem", "sobel_stem_hu", "mlp_48", "mlp_96")
+    both += tuple(f"window_attention_shift{shift}" for shift in (0, 4))
+    both += ("region_statistics_log", "region_statistics_root")
     half = tuple(f"attention_block_{c}_shift{shift}" for c in (48, 96) for shift in (0, 4))
     parts = ("qkv", "projection", "fc1", "fc2")
     half += tuple(
@@ -59,6 +61,10 @@ def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[s
         for part in parts
         for size in ("small", "medium", "large")
     )
+    by_width = {96: ("medium", "large"), **dict.fromkeys((192, 384), ("small", "medium", "large"))}
+    half += tuple(f"fused_linear_merge_{c}_{size}" for c in by_width for size in by_width[c])
+    half += tuple(f"fused_linear_head_384_{size}" for size in ("small", "medium", "large"))
+    half += ("ordinal_head",)
     expected = {
         f"{name}.{precision}.sm90.{kind}"
         for precision, names in (("fp32", both), ("fp16", both + half))
@@ -81,6 +87,8 @@ def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[s
     (linear,) = (k for k in kernels if k["file"] == "fused_linear_fc1_192_large.fp16.sm90.ptx")
     layers = [use["layer"] for use in linear["uses"]]
     assert layers == [f"stages.2.{number}" for number in range(1, 7)]
+    (merge,) = (k for k in kernels if k["file"] == "fused_linear_merge_96_medium.fp16.sm90.cubin")
+    assert merge["uses"] == [{"layer": "stages.1.0", "tokens": 64**2, "W": 128}]
     sizes = [k["tokens"] for k in kernels if k["file"].startswith("fused_linear_fc1_192")]
     assert sizes[::2] == sizes[1::2] == [[1, 1024], [1025, 8192], [8193, None]]
 
@@ -149,12 +157,38 @@ def fused_linear_arguments(dtype: torch.dtype) -> tuple[torch.Tensor | None, ...
     return x, *layer, None, None, residual
 
 
+def head_arguments(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    parameters = (torch.zeros(shape) for shape in ((21, 128), (21,), (), (21,)))
+    return torch.zeros(3, 105, 160, dtype=dtype), *parameters
+
+
+def statistics_arguments(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    return torch.zeros(3, 16, 40, 48, dtype=dtype), torch.zeros(96), torch.zeros(96)
+
+
+def merge_arguments(dtype: torch.dtype) -> tuple[torch.Tensor | None, ...]:
+    norm = torch.zeros(192, dtype=dtype), torch.zeros(192, dtype=dtype)
+    weight = torch.zeros(96, 192, dtype=dtype)
+    return torch.zeros(3, 10, 14, 48, dtype=dtype), weight, None, *norm, None
+
+
 ARGUMENTS = {
     "sobel_stem": stem_arguments,
     "window_attention": attention_arguments,
     "attention_block": attention_block_arguments,
     "mlp": mlp_arguments,
-    "fused_linear": fused_linear_arguments,
+    "ordinal_head": head_arguments,
+    "region_statistics": statistics_arguments,
+    "fused_linear_fc2_192_small": fused_linear_arguments,
+    "fused_linear_merge_96_medium": merge_arguments,
+}
+TILES = {"region_h": 8, "region_w": 8, "log": True}
+ENCODING = {"lowest": -1000.0, "span": 1400.0}
+LINEAR = {"gelu": False, "eps": 1e-5}
+ABSENT = {
+    "sobel_stem": {"LOWEST", "SPAN"},
+    "fused_linear_fc2_192_small": {"norm_weight_ptr", "norm_bias_ptr", "W"},
+    "fused_linear_merge_96_medium": {"bias_ptr", "residual_ptr"},
 }
 WINDOWED = {"window": 8, "shift": 4}
 
@@ -165,11 +199,15 @@ WINDOWED = {"window": 8, "shift": 4}
         pytest.param(precision, name, op, where, id=f"{name}-{precision}")
         for name, op, where, precisions in (
             ("sobel_stem", "sobel_stem", {}, ("fp32", "fp16")),
+            ("sobel_stem_hu", "sobel_stem", ENCODING, ("fp32",)),
+            ("ordinal_head", "ordinal_head", {}, ("fp16",)),
+            ("region_statistics_log", "region_statistics", TILES, ("fp32", "fp16")),
             ("window_attention_shift0", "window_attention", WINDOWED | {"shift": 0}, ("fp16",)),
             ("window_attention_shift4", "window_attention", WINDOWED, ("fp32", "fp16")),
             ("attention_block_96_shift4", "attention_block", WINDOWED | {"eps": 1e-5}, ("fp16",)),
             ("mlp_48", "mlp", {"eps": 1e-5}, ("fp32", "fp16")),
-            ("fused_linear_fc2_192_small", "fused_linear", {"gelu": False, "eps": 1e-5}, ("fp16",)),
+            ("fused_linear_fc2_192_small", "fused_linear", LINEAR, ("fp16",)),
+            ("fused_linear_merge_96_medium", "fused_linear", LINEAR | {"merge": True}, ("fp16",)),
         )
         for precision in precisions
     ],
@@ -193,7 +231,9 @@ def test_a_launch_is_what_the_launcher_does(
 
     monkeypatch.setattr(module, "wrap_triton", lambda kernel: Recorder())
     monkeypatch.setattr(module, "gpu_of", lambda device: ("", 90))
-    args = ARGUMENTS[op](dtype)
+    if name == "fused_linear_merge_96_medium":  # for more tokens than the arguments have
+        monkeypatch.setattr(module, "size_of", lambda tokens: "medium")
+    args = (ARGUMENTS.get(name) or ARGUMENTS[op])(dtype)
     getattr(module, f"{op}_op")._init_fn(*args, **where)
     ((grid, passed, constants),) = launches
     passed = tuple(arg for arg in passed if arg is not None)
@@ -212,8 +252,11 @@ def test_a_launch_is_what_the_launcher_does(
             sizes[argument["name"]] = value
         else:
             assert str(value.dtype) == f"torch.{argument['element']}"
-    if op in ("mlp", "fused_linear"):
-        assert sizes["tokens"] == 3 * 5 * 7
+    if op in ("mlp", "fused_linear", "ordinal_head"):
+        assert sizes["N" if op == "ordinal_head" else "tokens"] == 3 * 5 * 7
+    elif op == "region_statistics":
+        assert sizes["W"] == 40
+        sizes["H"] = 16  # of the grid alone
     else:
         assert (sizes["H"], sizes["W"]) == ((37, 70) if op == "sobel_stem" else (16, 40))
 
@@ -228,7 +271,7 @@ def test_a_launch_is_what_the_launcher_does(
     assert kernel["num_warps"] == constants.pop("num_warps")
     absent = {name: None for name, value in kernel["constants"].items() if value is None}
     assert kernel["constants"] == constants | absent
-    assert set(absent) == ({"norm_weight_ptr", "norm_bias_ptr"} if op == "fused_linear" else set())
+    assert set(absent) == ABSENT.get(name, set())
 
 
 def test_a_kernel_that_spills_is_not_written(

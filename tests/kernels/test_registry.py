@@ -1,6 +1,7 @@
 """The specs of the ops against the ops and the network."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 import clinreadnet.kernels
 from clinreadnet.kernels.dispatch import DTYPES
 from clinreadnet.kernels.launch import CONFIGS
+from clinreadnet.kernels.ops.ordinal_head import spec as ordinal_head
+from clinreadnet.kernels.ops.sobel_stem import spec as sobel_stem
 from clinreadnet.kernels.registry import OPS
-from clinreadnet.kernels.spec import STAGES, STEM, LayerShape, OpSpec
+from clinreadnet.kernels.spec import HEAD, LINEARS, STAGES, STATISTICS, STEM, LayerShape, OpSpec
 from clinreadnet.model.network import PRESETS, Block, ClinReadNet, ClinReadNetConfig
 from clinreadnet.precision import exported_precisions, precision_of
-from clinreadnet.spec import SIZE
+from clinreadnet.spec import FINE_GRADES, HU_MIN, HU_RANGE, SIZE
 
 META = torch.device("meta")
 SPECS = [pytest.param(spec, id=name) for name, spec in OPS.items()]
@@ -66,6 +69,26 @@ def test_the_shapes_are_those_of_the_preset_small() -> None:
     assert list(dict.fromkeys(shapes)) == stated
 
 
+def test_what_the_specs_repeat_is_the_networks() -> None:
+    """The kernels import nothing else of the package."""
+    assert (sobel_stem.LOWEST, sobel_stem.SPAN) == (HU_MIN, HU_RANGE)
+    assert ordinal_head.GRADES == FINE_GRADES
+    with META:
+        head = ClinReadNet(fused=True).head
+    weight, _ = head._token_layer()
+    (linear,) = (layer for layer in LINEARS if layer.linear == "head")
+    assert len(weight) == linear.hidden == ordinal_head.FIRST + HEAD.channels
+    pytest.importorskip("triton", reason="the export of kernels imports it")
+    from clinreadnet.export.kernels import network_shape
+
+    exported = network_shape(ClinReadNetConfig())
+    assert (HEAD, STATISTICS) == (exported.head, exported.statistics)
+    named = [
+        replace(mine, name=its.name) for mine, its in zip(LINEARS, exported.linears, strict=True)
+    ]
+    assert tuple(named) == exported.linears
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_what_a_spec_names_lies_within_its_limits(spec: OpSpec) -> None:
     for shape in (*spec.compiled, *spec.extremes, *spec.benched):
@@ -88,7 +111,7 @@ def test_the_op_takes_the_arguments_of_its_spec(spec: OpSpec) -> None:
     tensors = spec.arguments(shape, 3, "float16", META)
     output = spec.call(tensors, shape, "reference")
     assert tensors[0].shape[0] == output.shape[0] == 3
-    assert output.dtype == torch.float16
+    assert output.dtype == (torch.float32 if spec.wide else torch.float16)
 
 
 @pytest.mark.parametrize(("spec", "shape"), SHAPES)

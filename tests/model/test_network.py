@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from clinreadnet.errors import InputError
-from clinreadnet.model.network import PRESETS, ClinReadNet, ClinReadNetConfig, encode
-from clinreadnet.model.soqn import Prediction
+from clinreadnet.model.network import PRESETS, ClinReadNet, ClinReadNetConfig
+from clinreadnet.model.soqn import Prediction, encode
 
 
 @pytest.fixture(scope="module")

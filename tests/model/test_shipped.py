@@ -16,8 +16,9 @@ from support.whole import WHOLE
 from clinreadnet.data.region import OUTSIDE, find_region
 from clinreadnet.data.slices import find_slices
 from clinreadnet.model.checkpoint import load_pretrained
-from clinreadnet.model.network import ClinReadNet, encode
+from clinreadnet.model.network import ClinReadNet
 from clinreadnet.model.predict import predict
+from clinreadnet.model.soqn import encode
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.scores import SURE_OF_ABDOMEN
 from clinreadnet.simulator.phantom.draw import draw_phantom

@@ -7,8 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from clinreadnet.model.network import PRESETS, ClinReadNet, encode
-from clinreadnet.model.soqn import MIXTURE_EPS, Novelty, OrdinalHead, SobelStem, TileStatistics
+from clinreadnet.model.network import PRESETS, ClinReadNet
+from clinreadnet.model.soqn import (
+    MIXTURE_EPS,
+    Novelty,
+    OrdinalHead,
+    SobelStem,
+    TileStatistics,
+    encode,
+)
 
 
 def slices(batch: int) -> torch.Tensor:

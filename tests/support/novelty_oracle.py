@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d, gelu, pad
 
 from clinreadnet.kernels.ops.sobel_stem.reference import MAGNITUDE_EPS
-from clinreadnet.model.network import ClinReadNet, encode
+from clinreadnet.model.network import ClinReadNet
+from clinreadnet.model.soqn import encode
 
 Round = Callable[[Tensor], Tensor]
 

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import torch
-from scipy.special import erf
+from scipy.special import erf, softmax
 from torch import Tensor
 
 
@@ -104,20 +104,64 @@ def mlp_oracle(x: Tensor, *layers: Tensor) -> Tensor:
 def fused_linear_oracle(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None = None,
     norm_weight: Tensor | None = None,
     norm_bias: Tensor | None = None,
     residual: Tensor | None = None,
     *,
     gelu: bool,
+    merge: bool = False,
 ) -> Tensor:
     """Compute ``fused_linear`` of x [..., C] and its parameters, float64."""
+    if merge:
+        corners = [x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+        x = torch.cat(corners, dim=-1)
     tokens = x.double().numpy().reshape(-1, x.shape[-1])
     if norm_weight is not None and norm_bias is not None:
         tokens = layer_norm_oracle(tokens, norm_weight.double().numpy(), norm_bias.double().numpy())
-    out = tokens @ weight.double().numpy().T + bias.double().numpy()
+    out = tokens @ weight.double().numpy().T
+    if bias is not None:
+        out = out + bias.double().numpy()
     if gelu:
         out = 0.5 * out * (1 + erf(out / math.sqrt(2)))
     if residual is not None:
         out = residual.double().numpy().reshape(out.shape) + out
     return torch.from_numpy(out).reshape(*x.shape[:-1], len(weight))
+
+
+def ordinal_head_oracle(
+    x: Tensor, weight: Tensor, bias: Tensor, gain: Tensor, grades: Tensor
+) -> Tensor:
+    """Compute ``ordinal_head`` of x [B, N, F + D] image by image, float64."""
+    w, b, g = (tensor.double().numpy() for tensor in (weight, bias, grades))
+    rows = []
+    for tokens in x.double().numpy():
+        votes = np.stack([softmax(token[: len(g)]) for token in tokens])
+        weights = softmax(tokens[:, len(g)])
+        mixture = sum(u * vote for u, vote in zip(weights, votes, strict=True))
+        pooled = sum(u * token[-w.shape[1] :] for u, token in zip(weights, tokens, strict=True))
+        hidden = 0.5 * pooled * (1 + erf(pooled / math.sqrt(2)))
+        probs = softmax(w @ hidden + b + gain.item() * np.log(mixture + 1e-4))
+        rows.append(np.concatenate([[probs @ g], probs, votes @ g]))
+    return torch.from_numpy(np.stack(rows))
+
+
+def region_statistics_oracle(
+    x: Tensor, shift: Tensor, scale: Tensor, *, region_h: int, region_w: int, log: bool
+) -> Tensor:
+    """Compute ``region_statistics`` of x [B, H, W, C] region by region, float64."""
+    batch, h, w, c = x.shape
+    x, shift, scale = x.double(), shift.double(), scale.double()
+    out = torch.full((batch, h // region_h, w // region_w, 2 * c), math.nan, dtype=torch.float64)
+    for b, i, j, k in itertools.product(range(batch), *map(range, out.shape[1:3]), range(c)):
+        values = [
+            x[b, i * region_h + y, j * region_w + z, k].item()
+            for y in range(region_h)
+            for z in range(region_w)
+        ]
+        mean = math.fsum(values) / len(values)
+        variance = math.fsum((value - mean) ** 2 for value in values) / len(values)
+        spread = math.log(variance + 1e-4) / 2 if log else math.sqrt(variance + 1e-6)
+        out[b, i, j, k] = (mean - shift[k]) * scale[k]
+        out[b, i, j, c + k] = (spread - shift[c + k]) * scale[c + k]
+    return out

@@ -1,10 +1,11 @@
 """A linear layer with LayerNorm, GELU and residual in one launch. x [..., C] -> out [..., N].
 
-out = [residual +] [GELU]([LayerNorm](x) @ W^T + b), each part in brackets optional
+out = [residual +] [GELU]([LayerNorm](x) @ W^T [+ b]), each part in brackets optional
 
-A program processes BLOCK_M tokens and BLOCK_N outputs, and loops over chunks of the channels. With
-LayerNorm it reads its tokens twice: first for mean and inverse deviation, then, from the cache, to
-normalise and multiply each chunk. Products are in the dtype of x with float32 accumulation;
+A token can be 2x2 neighbours of a map [B, H, W, C / 4]: two runs of C / 2 channels. A program
+processes BLOCK_M tokens and BLOCK_N outputs, and loops over chunks of the channels. With LayerNorm
+it reads its tokens twice: first for mean and inverse deviation, then, from the cache, to normalise
+and multiply each chunk. Products are in the dtype of x with float32 accumulation;
 LayerNorm, bias, GELU and residual are float32. Values that are rounded to the dtype of x:
 normalised tokens, output. GELU is approximate; `clinreadnet.kernels.ops.gelu.kernel` states its
 error. Limits: C and N multiples of 32, float16/bfloat16.
@@ -70,6 +71,7 @@ def _fused_linear_fwd_kernel(
     norm_bias_ptr,
     residual_ptr,
     tokens,
+    W,
     out_ptr,
     CHANNELS: tl.constexpr,
     OUTPUTS: tl.constexpr,
@@ -90,17 +92,26 @@ def _fused_linear_fwd_kernel(
     k = tl.arange(0, BLOCK_K)
     # Rows past the last token repeat that token and are not stored.
     row = tl.minimum(m, tokens - 1)
-    x_ptrs = x_ptr + row[:, None] * CHANNELS + k[None, :]  # [BLOCK_M, BLOCK_K]
+    if W is None:
+        origin = row * CHANNELS
+        gap = 0
+    else:
+        # The upper two of 2x2 neighbours are contiguous, and the lower two a row of x later.
+        above = row.to(tl.int32) // (W // 2)  # a 64-bit division takes far longer
+        origin = (2 * row + above.to(tl.int64) * W) * (CHANNELS // 4)
+        gap = (W - 2) * (CHANNELS // 4)
+    x_ptrs = x_ptr + origin[:, None] + k[None, :]  # [BLOCK_M, BLOCK_K]
     w_ptrs = weight_ptr + n[None, :] * CHANNELS + k[:, None]  # [BLOCK_K, BLOCK_N]
 
     if norm_weight_ptr is not None:
         # A value differs from the mean by at most sqrt(C - 1) deviations, so cancellation in sums
         # of differences from the first channel costs at most a factor of C.
-        first = tl.load(x_ptr + row * CHANNELS).to(tl.float32)
+        first = tl.load(x_ptr + origin).to(tl.float32)
         total = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
         squares = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
         for start in tl.static_range(0, CHANNELS, BLOCK_K):  # unrolled: all loads at once
-            difference = tl.load(x_ptrs + start).to(tl.float32) - first[:, None]
+            at = start + start // (CHANNELS // 2) * gap
+            difference = tl.load(x_ptrs + at).to(tl.float32) - first[:, None]
             total += difference
             squares += difference * difference
         shift = tl.sum(total, axis=1) / CHANNELS
@@ -110,7 +121,7 @@ def _fused_linear_fwd_kernel(
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in tl.range(0, CHANNELS, BLOCK_K, num_stages=STAGES):
-        x = tl.load(x_ptrs + start)
+        x = tl.load(x_ptrs + start + start // (CHANNELS // 2) * gap)
         if norm_weight_ptr is not None:
             weight = tl.load(norm_weight_ptr + start + k).to(tl.float32)
             bias = tl.load(norm_bias_ptr + start + k).to(tl.float32)
@@ -118,7 +129,8 @@ def _fused_linear_fwd_kernel(
             x = (y * weight[None, :] + bias[None, :]).to(x.dtype)
         acc = tl.dot(x, tl.load(w_ptrs + start, mask=inside[None, :], other=0.0), acc)
 
-    acc += tl.load(bias_ptr + n, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if bias_ptr is not None:
+        acc += tl.load(bias_ptr + n, mask=inside, other=0.0).to(tl.float32)[None, :]
     if GELU:
         acc = approximate_gelu(acc, False)
     offset = row[:, None] * OUTPUTS + n[None, :]
@@ -129,9 +141,10 @@ def _fused_linear_fwd_kernel(
 
 
 def fused_linear_constants(
-    channels: int, outputs: int, gelu: bool, eps: float, config: FusedLinearConfig
+    channels: int, outputs: int, gelu: bool, eps: float, merge: bool, config: FusedLinearConfig
 ) -> dict[str, Any]:
     """Return the compile-time arguments of the kernel."""
+    run = channels // 2 if merge else channels  # of contiguous channels
     return {
         "CHANNELS": channels,
         "OUTPUTS": outputs,
@@ -139,7 +152,7 @@ def fused_linear_constants(
         "EPS": eps,
         "BLOCK_M": config.block_m,
         "BLOCK_N": min(config.block_n, triton.next_power_of_2(outputs)),
-        "BLOCK_K": math.gcd(config.block_k, channels),
+        "BLOCK_K": math.gcd(config.block_k, run),
         "STAGES": config.stages,
     }
 
@@ -158,46 +171,54 @@ def fused_linear_grid(tokens: Size, outputs: int, block_m: int, block_n: int) ->
     return ceil_div(tokens, block_m) * -(-outputs // block_n)
 
 
+def _fake(
+    x: Tensor, weight: Tensor, *others: Tensor | None, merge: bool = False, **constants: Any
+) -> Tensor:
+    *sizes, _ = x.shape
+    if merge:
+        batch, h, w = sizes
+        sizes = [batch, h // 2, w // 2]
+    return x.new_empty((*sizes, weight.shape[0]))
+
+
 @triton_op("clinreadnet::fused_linear", mutates_args=())
 def fused_linear_op(
     x: Tensor,
     weight: Tensor,
-    bias: Tensor,
+    bias: Tensor | None,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
     residual: Tensor | None,
     *,
     gelu: bool,
     eps: float,
+    merge: bool = False,
 ) -> Tensor:
     """The kernel as a torch op. ``fused_linear`` checks the arguments."""
     outputs, channels = weight.shape
-    out = x.new_empty((*x.shape[:-1], outputs))
+    out = _fake(x, weight, merge=merge)
     if out.numel() == 0:
         return out
     tokens = x.numel() // channels
     gpu = gpu_of(x.device)
     config = fused_linear_config(norm_weight is not None, tokens, x.dtype, *gpu)
-    constants = fused_linear_constants(channels, outputs, gelu, eps, config)
+    constants = fused_linear_constants(channels, outputs, gelu, eps, merge, config)
     grid = fused_linear_grid(tokens, outputs, constants["BLOCK_M"], constants["BLOCK_N"])
     with device_of(x):
         wrap_triton(_fused_linear_fwd_kernel)[(grid,)](
             x,
             weight.contiguous(),
-            bias.contiguous(),
+            None if bias is None else bias.contiguous(),
             None if norm_weight is None else norm_weight.contiguous(),
             None if norm_bias is None else norm_bias.contiguous(),
             residual,
             tokens,
+            x.shape[-2] if merge else None,
             out,
             **constants,
             num_warps=config.num_warps,
         )
     return out
-
-
-def _fake(x: Tensor, weight: Tensor, *others: Tensor | None, gelu: bool, eps: float) -> Tensor:
-    return x.new_empty((*x.shape[:-1], weight.shape[0]))
 
 
 register(fused_linear_op, _fake, fused_linear_reference)

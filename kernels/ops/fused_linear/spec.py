@@ -15,6 +15,7 @@ from clinreadnet.kernels.ops.attention_block.spec import ATTENTION_BLOCK
 from clinreadnet.kernels.ops.mlp.spec import MLP
 from clinreadnet.kernels.spec import (
     LAYER_NORM_EPS,
+    LINEARS,
     POINTERS,
     STAGES,
     Case,
@@ -40,8 +41,11 @@ def _refused(half: OpSpec, block: LayerShape) -> bool:
 
 
 def _layers(*blocks: LayerShape) -> Iterator[LayerShape]:
-    """Yield the linear layers of halves that no other kernel computes as a whole."""
+    """Yield the linear layers of halves that no other kernel computes as a whole, and others."""
     for block in blocks:
+        if block.linear:
+            yield block
+            continue
         for half, names in HALVES:
             if _refused(half, block):
                 yield from (replace(block, linear=name) for name in names)
@@ -49,28 +53,34 @@ def _layers(*blocks: LayerShape) -> Iterator[LayerShape]:
 
 def normalises(shape: LayerShape) -> bool:
     """Return whether a LayerNorm precedes the layer. A residual follows all other layers."""
-    return shape.linear in ("qkv", "fc1")
+    return shape.linear in ("qkv", "fc1", "merge", "head")
 
 
 def sides(shape: LayerShape) -> tuple[int, int]:
     """Return the number of channels and of outputs of the layer."""
     c, hidden = shape.channels, shape.hidden
-    return {"qkv": (c, 3 * c), "projection": (c, c), "fc1": (c, hidden), "fc2": (hidden, c)}[
-        shape.linear
-    ]
+    return {
+        "qkv": (c, 3 * c),
+        "projection": (c, c),
+        "fc1": (c, hidden),
+        "fc2": (hidden, c),
+        "merge": (2 * c, c),
+        "head": (c, hidden),
+    }[shape.linear]
 
 
 def build(capability: int, dtype: str, shape: LayerShape) -> Case:
     """Return the case of a layer, by default for one slice. All tensors have the same type."""
     from clinreadnet.kernels.ops.fused_linear import kernel
 
-    normalised = normalises(shape)
+    normalised, merge = normalises(shape), shape.linear == "merge"
     tokens = (shape.batch or 1) * shape.side**2
     config = kernel.fused_linear_config(normalised, tokens, DTYPES[dtype], "", capability)
     function = kernel._fused_linear_fwd_kernel
-    missing = ("residual_ptr",) if normalised else ("norm_weight_ptr", "norm_bias_ptr")
+    missing = ["residual_ptr"] if normalised else ["norm_weight_ptr", "norm_bias_ptr"]
+    missing.append("bias_ptr" if merge else "W")
     constants = kernel.fused_linear_constants(
-        *sides(shape), shape.linear == "fc1", LAYER_NORM_EPS, config
+        *sides(shape), shape.linear == "fc1", LAYER_NORM_EPS, merge, config
     )
     return make_case(
         "fused_linear",
@@ -91,6 +101,9 @@ def arguments(
     def tokens(width: int) -> Tensor:
         return torch.randn(batch, shape.side, shape.side, width, device=device).to(DTYPES[dtype])
 
+    if shape.linear == "merge":
+        x = tokens(c).reshape(batch, 2 * shape.side, 2 * shape.side, c // 4)
+        return x, *layer_parameters(dtype, device, (outputs, c), (c,), (c,))
     layer = layer_parameters(dtype, device, (outputs, c), (outputs,))
     if normalises(shape):
         return tokens(c), *layer, *layer_parameters(dtype, device, (c,), (c,))
@@ -101,7 +114,8 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
     """Return the work [B, S, S, C] -> [B, S, S, N], with the residual."""
     tokens, (c, outputs) = batch * shape.side**2, sides(shape)
     around = 2 * c if normalises(shape) else tokens * outputs
-    moved = tokens * c + (c + 1) * outputs + tokens * outputs + around
+    bias = 0 if shape.linear == "merge" else outputs
+    moved = tokens * c + c * outputs + bias + tokens * outputs + around
     return Work(2 * tokens * c * outputs, item * moved)
 
 
@@ -132,15 +146,16 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
             TOKENS, *(case.constants[name] for name in ("OUTPUTS", "BLOCK_M", "BLOCK_N"))
         )
 
-    for layers in grouped(list(_layers(*network.blocks)), key):
+    for layers in grouped(list(_layers(*network.linears, *network.blocks)), key):
         c, outputs = sides(layers[0])
+        merge = layers[0].linear == "merge"
         for size, shapes in _by_size(layers[:1]).items():
             yield KernelSource(
                 name=f"fused_linear_{layers[0].linear}_{layers[0].channels}_{size}",
                 shape=shapes[0],
                 grid=grid,
                 shapes={
-                    "x": (TOKENS, c),
+                    "x": (4 * TOKENS, c // 4) if merge else (TOKENS, c),
                     "weight": (outputs, c),
                     "bias": (outputs,),
                     "norm_weight": (c,),
@@ -148,12 +163,18 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
                     "residual": (TOKENS, outputs),
                     "out": (TOKENS, outputs),
                 },
-                uses=tuple({"layer": layer.name, "tokens": layer.side**2} for layer in layers),
+                uses=tuple(
+                    {"layer": layer.name, "tokens": layer.side**2}
+                    | ({"W": 2 * layer.side} if merge else {})
+                    for layer in layers
+                ),
                 tokens=SIZES[size],
             )
 
 
-_STAGES = tuple(replace(layer, name=f"{layer.name} {layer.linear}") for layer in _layers(*STAGES))
+_STAGES = tuple(
+    replace(layer, name=f"{layer.name} {layer.linear}") for layer in _layers(*LINEARS, *STAGES)
+)
 
 
 def tuning(dtype: str, kind: str, size: str) -> TuningEntry:
@@ -175,22 +196,29 @@ def tuning(dtype: str, kind: str, size: str) -> TuningEntry:
     )
 
 
+def _keywords(shape: LayerShape) -> tuple[str, ...]:
+    """Return the names of the last tensors of ``arguments``, which are passed by name."""
+    if shape.linear == "merge":
+        return "norm_weight", "norm_bias"
+    return () if normalises(shape) else ("residual",)
+
+
 FUSED_LINEAR = OpSpec(
     name="fused_linear",
     decides="x",
     limits=LIMITS,
     compiled=tuple(
         replace(layer, name=f"{layer.name} batch {batch}", batch=batch)
-        for layer, batch in itertools.product(_STAGES[2:4], BATCHES)
+        for layer, batch in itertools.product((_STAGES[0], *_STAGES[6:8]), BATCHES)
     ),
     extremes=(),
     benched=_STAGES,
     build=build,
     arguments=arguments,
-    options=lambda shape: {"gelu": shape.linear == "fc1"},
+    options=lambda shape: {"gelu": shape.linear == "fc1", "merge": shape.linear == "merge"},
     work=work,
     sources=sources,
     tuning=tuning,
-    keywords=lambda shape: () if normalises(shape) else ("residual",),
+    keywords=_keywords,
     trips=lambda case, shape: case.constants["CHANNELS"] // case.constants["BLOCK_K"],
 )

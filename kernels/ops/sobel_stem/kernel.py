@@ -1,5 +1,6 @@
 """Sobel stem in one launch. x [B, 1, H, W] -> out [B, C0, ceil(H/2), ceil(W/2)], channels last.
 
+x      = clip((x - lowest) / span, 0, 1), if both are given
 gx, gy = Sobel(x) / 8 with a replicated border,  m = sqrt(gx^2 + gy^2 + 1e-6)
 out    = GELU(conv3x3_stride2([x, gx, gy, m])), the four channels zero outside the image
 
@@ -45,17 +46,26 @@ class SobelStemConfig:
 
 
 @triton.jit
-def _row(x_ptr, row, column, H, W):
+def _value(ptrs, LOWEST: tl.constexpr, SPAN: tl.constexpr):
+    """Load values, and encode them unless LOWEST is None."""
+    x = tl.load(ptrs).to(tl.float32)
+    if LOWEST is not None:
+        x = tl.minimum(tl.maximum((x - LOWEST) * (1 / SPAN), 0.0), 1.0)
+    return x
+
+
+@triton.jit
+def _row(x_ptr, row, column, H, W, LOWEST: tl.constexpr, SPAN: tl.constexpr):
     """Load seven neighbouring values of a row from ``column`` - 1, with replicated border."""
     x_ptr += tl.minimum(tl.maximum(row, 0), H - 1) * W
     c0 = tl.minimum(tl.maximum(column - 1, 0), W - 1)
     c1 = tl.minimum(tl.maximum(column, 0), W - 1)
-    x0, x1 = tl.load(x_ptr + c0).to(tl.float32), tl.load(x_ptr + c1).to(tl.float32)
-    x2 = tl.load(x_ptr + tl.minimum(column + 1, W - 1)).to(tl.float32)
-    x3 = tl.load(x_ptr + tl.minimum(column + 2, W - 1)).to(tl.float32)
-    x4 = tl.load(x_ptr + tl.minimum(column + 3, W - 1)).to(tl.float32)
-    x5 = tl.load(x_ptr + tl.minimum(column + 4, W - 1)).to(tl.float32)
-    x6 = tl.load(x_ptr + tl.minimum(column + 5, W - 1)).to(tl.float32)
+    x0, x1 = _value(x_ptr + c0, LOWEST, SPAN), _value(x_ptr + c1, LOWEST, SPAN)
+    x2 = _value(x_ptr + tl.minimum(column + 1, W - 1), LOWEST, SPAN)
+    x3 = _value(x_ptr + tl.minimum(column + 2, W - 1), LOWEST, SPAN)
+    x4 = _value(x_ptr + tl.minimum(column + 3, W - 1), LOWEST, SPAN)
+    x5 = _value(x_ptr + tl.minimum(column + 4, W - 1), LOWEST, SPAN)
+    x6 = _value(x_ptr + tl.minimum(column + 5, W - 1), LOWEST, SPAN)
     return x0, x1, x2, x3, x4, x5, x6
 
 
@@ -110,6 +120,8 @@ def _sobel_stem_fwd_kernel(
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     PRECISION: tl.constexpr,
+    LOWEST: tl.constexpr,
+    SPAN: tl.constexpr,
 ):
     out_h, out_w = (H + 1) // 2, (W + 1) // 2
     tiles_w = tl.cdiv(out_w, BLOCK_W)
@@ -123,11 +135,11 @@ def _sobel_stem_fwd_kernel(
     pair = tl.arange(0, PAIRS)
     row = 2 * (first_i + pair // (BLOCK_W // 2)) - 1  # of the first input pixel
     column = 2 * (first_j + pair % (BLOCK_W // 2) * 2) - 1
-    r0 = _row(x_ptr, row - 1, column, H, W)
-    r1 = _row(x_ptr, row, column, H, W)
-    r2 = _row(x_ptr, row + 1, column, H, W)
-    r3 = _row(x_ptr, row + 2, column, H, W)
-    r4 = _row(x_ptr, row + 3, column, H, W)
+    r0 = _row(x_ptr, row - 1, column, H, W, LOWEST, SPAN)
+    r1 = _row(x_ptr, row, column, H, W, LOWEST, SPAN)
+    r2 = _row(x_ptr, row + 1, column, H, W, LOWEST, SPAN)
+    r3 = _row(x_ptr, row + 2, column, H, W, LOWEST, SPAN)
+    r4 = _row(x_ptr, row + 3, column, H, W, LOWEST, SPAN)
     dtype = weight_ptr.dtype.element_ty
     patch0 = _patches(r0, r1, r2, row, column, H, W).to(dtype)
     patch1 = _patches(r1, r2, r3, row + 1, column, H, W).to(dtype)
@@ -170,7 +182,13 @@ def _chunk(c0: int, dtype: torch.dtype) -> int:
     return 8 * (eights & -eights)  # no padding
 
 
-def sobel_stem_constants(c0: int, dtype: torch.dtype, config: SobelStemConfig) -> dict[str, Any]:
+def sobel_stem_constants(
+    c0: int,
+    dtype: torch.dtype,
+    config: SobelStemConfig,
+    lowest: float | None = None,
+    span: float | None = None,
+) -> dict[str, Any]:
     """Return the compile-time arguments for ``c0`` output channels and the type of weights."""
     return {
         "C0": c0,
@@ -178,6 +196,8 @@ def sobel_stem_constants(c0: int, dtype: torch.dtype, config: SobelStemConfig) -
         "BLOCK_H": config.block_h,
         "BLOCK_W": config.block_w,
         "PRECISION": config.precision,
+        "LOWEST": lowest,
+        "SPAN": span,
     }
 
 
@@ -200,7 +220,14 @@ def _empty_output(x: Tensor, weight: Tensor) -> Tensor:
 
 
 @triton_op("clinreadnet::sobel_stem", mutates_args=())
-def sobel_stem_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def sobel_stem_op(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    lowest: float | None = None,
+    span: float | None = None,
+) -> Tensor:
     """The kernel as a torch op. ``sobel_stem`` checks the arguments."""
     out = _empty_output(x, weight)
     if out.numel() == 0:
@@ -217,16 +244,19 @@ def sobel_stem_op(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             h,
             w,
             out,
-            **sobel_stem_constants(c0, weight.dtype, config),
+            **sobel_stem_constants(c0, weight.dtype, config, lowest, span),
             num_warps=config.num_warps,
         )
     return out
 
 
-def _on_cpu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return sobel_stem_reference(x, weight, bias).contiguous(memory_format=torch.channels_last)
+def _on_cpu(x: Tensor, weight: Tensor, bias: Tensor, **encoding: float | None) -> Tensor:
+    out = sobel_stem_reference(x, weight, bias, **encoding)
+    return out.contiguous(memory_format=torch.channels_last)
 
 
-register(
-    sobel_stem_op, lambda x, weight, bias: _empty_output(x, weight), sobel_stem_reference, _on_cpu
-)
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, **encoding: float | None) -> Tensor:
+    return _empty_output(x, weight)
+
+
+register(sobel_stem_op, _fake, sobel_stem_reference, _on_cpu)

@@ -13,11 +13,16 @@ from clinreadnet.kernels.ops.sobel_stem.reference import sobel_stem_reference
 from clinreadnet.kernels.ops.sobel_stem.spec import LIMITS
 
 
-def _obstacle(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
+def sobel_stem_obstacle(
+    x: Tensor, weight: Tensor, bias: Tensor, *, encodes: bool = False
+) -> str | None:
     """Return why the kernel does not support these arguments, or None."""
     if reason := LIMITS.obstacle_of("weight", weight, channels=weight.shape[0]):
         return reason
-    if x.dtype not in (weight.dtype, torch.float32):
+    # Bfloat16 would round Hounsfield units to steps of 4 or 8.
+    if encodes and x.dtype not in (torch.float16, torch.float32):
+        return f"needs x in float32 or float16 to encode it, not {x.dtype}"
+    if not encodes and x.dtype not in (weight.dtype, torch.float32):
         return f"needs x in float32 or the dtype of weight, {weight.dtype}, not {x.dtype}"
     if bias.dtype != weight.dtype:
         return f"needs bias in the dtype of weight, {weight.dtype}, not {bias.dtype}"
@@ -28,13 +33,24 @@ def _obstacle(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
     return device_obstacle(x, weight, bias)
 
 
-def sobel_stem(x: Tensor, weight: Tensor, bias: Tensor, *, impl: Impl = "auto") -> Tensor:
+def sobel_stem(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    lowest: float | None = None,
+    span: float | None = None,
+    impl: Impl = "auto",
+) -> Tensor:
     """Compute Sobel edges, a 3x3 convolution of stride 2, and GELU.
 
     Args:
-        x: [B, 1, H, W], encoded slices in 0...1; dtype of ``weight``, or float32.
+        x: [B, 1, H, W], encoded slices in 0...1, or slices to encode as clip((x - lowest) / span,
+            0, 1). Triton takes float32, and the dtype of ``weight`` or, to encode, float16.
         weight: [C0, 4, 3, 3] over the channels (x, gx, gy, magnitude).
         bias: [C0], dtype of ``weight``.
+        lowest: value of x that is encoded as 0; None if x is encoded.
+        span: difference of the values that are encoded as 1 and 0; None if x is encoded.
         impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
             "reference"; an explicit choice never falls back. Triton takes float32, float16 and
             bfloat16, a contiguous ``x`` and at most 64 output channels. Its float32 products
@@ -53,9 +69,16 @@ def sobel_stem(x: Tensor, weight: Tensor, bias: Tensor, *, impl: Impl = "auto") 
         f"sobel_stem: weight {list(weight.shape)}, bias {list(bias.shape)} are not "
         "[C0, 4, 3, 3], [C0]",
     )
-    if use_triton("sobel_stem", impl, x, lambda: _obstacle(x, weight, bias)):
+    require(
+        (lowest is None) == (span is None) and (span is None or span > 0),
+        f"sobel_stem: lowest={lowest}, span={span} are not given together, or span is not positive",
+    )
+    encodes = span is not None
+    if use_triton(
+        "sobel_stem", impl, x, lambda: sobel_stem_obstacle(x, weight, bias, encodes=encodes)
+    ):
         from clinreadnet.kernels.ops.sobel_stem.kernel import sobel_stem_op
 
-        out: Tensor = sobel_stem_op(x, weight, bias)
+        out: Tensor = sobel_stem_op(x, weight, bias, lowest=lowest, span=span)
         return out
-    return sobel_stem_reference(x, weight, bias)
+    return sobel_stem_reference(x, weight, bias, lowest=lowest, span=span)

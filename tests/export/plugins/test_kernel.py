@@ -205,7 +205,7 @@ def test_precisions_are_judged_before_anything_is_compiled() -> None:
 
 def test_scratch_memory_and_spills_leave_an_op_native(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = OPS["sobel_stem"]
-    (source,) = spec.sources(plan.network_shape(PRESETS["small"]))
+    (source,) = plan.plugin_sources("sobel_stem", plan.network_shape(PRESETS["small"]))
     whole = kernel.compile_source
 
     def scratch(*arguments: Any) -> Any:

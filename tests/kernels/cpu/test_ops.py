@@ -33,7 +33,7 @@ from clinreadnet.kernels.ops.attention_block.reference import attention_block_re
 from clinreadnet.kernels.ops.mlp.reference import mlp_reference
 from clinreadnet.kernels.ops.sobel_stem.reference import sobel_stem_reference
 from clinreadnet.model.attention import relative_position_index
-from clinreadnet.model.network import encode
+from clinreadnet.model.soqn import encode
 
 FP32 = 2e-6
 """Relative error: sums of up to 1536 float32 products, and functions within 1e-6."""

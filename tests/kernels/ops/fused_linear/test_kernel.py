@@ -10,6 +10,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clinreadnet.kernels import fused_linear
+from clinreadnet.kernels.ptx.cases import uneven
 from clinreadnet.kernels.ptx.inputs import fused_linear_inputs
 
 pytestmark = NEEDS_TRITON
@@ -68,6 +69,28 @@ def test_within_budget(
     assert len(launches) == 1
     reference = fused_linear(**args, gelu=gelu, impl="reference")
     within_budget(actual, reference, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("shape", "outputs"),
+    [
+        pytest.param((1, 2, 2, 8), 64, id="one-token"),
+        pytest.param((3, 6, 14, 48), 96, id="odd-batch-h-not-w"),
+        pytest.param((1, 16, 8, 32), 32, id="whole-tiles"),
+    ],
+)
+def test_merged_tokens_within_budget(
+    poisoned, within_budget, device: str, dtype: torch.dtype, shape: tuple[int, ...], outputs: int
+) -> None:
+    """Channels of 2x2 neighbours lie in two runs; a chunk of channels crosses neither."""
+    skip_wrong_products(device, dtype)
+    args = inputs(*shape, outputs=outputs, dtype=dtype, norm=True, merge=True)
+    args["x"] = uneven(args["x"])
+    expected = fused_linear_oracle(**args, gelu=False, merge=True)
+    actual = fused_linear(**on(device, args), merge=True, impl="triton")
+    within_budget(actual, fused_linear(**args, merge=True, impl="reference"), expected)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -146,16 +169,19 @@ def test_parameters_may_have_any_strides(device: str) -> None:
         pytest.param({"norm": True, "residual": True}, None, id="all"),
         pytest.param({"residual": True}, ["x", "residual"], id="without-norm"),
         pytest.param({"norm": True}, ["weight", "norm_bias"], id="some"),
+        pytest.param({"norm": True, "merge": True}, None, id="merge"),
     ],
 )
 def test_gradients_are_the_references(
     device: str, parts: dict[str, bool], needed: list[str] | None
 ) -> None:
     def gradients(impl: str) -> dict[str, Tensor | None]:
-        args = inputs(3, 5, 32, outputs=64, device=device, **parts)
+        merge = parts.get("merge", False)
+        shape = (3, 2, 4, 32) if merge else (3, 5, 32)
+        args = inputs(*shape, outputs=64, device=device, **parts)
         for name, tensor in args.items():
             tensor.requires_grad_(needed is None or name in needed)
-        out = fused_linear(**args, gelu=True, impl=impl)
+        out = fused_linear(**args, gelu=True, merge=merge, impl=impl)
         out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape).half())
         return {name: tensor.grad for name, tensor in args.items()}
 
@@ -173,15 +199,18 @@ def test_empty_batch() -> None:
 
 
 @pytest.mark.interpret
-@pytest.mark.parametrize(("parts", "gelu"), PARTS[1:4])
+@pytest.mark.parametrize(
+    ("parts", "gelu"), [*PARTS[1:4], pytest.param({"norm": True, "merge": True}, False, id="merge")]
+)
 def test_registrations_agree(parts: dict[str, bool], gelu: bool) -> None:
     from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_op
 
-    args = inputs(3, 5, 32, outputs=64, **parts)
+    merge = parts.get("merge", False)
+    args = inputs(*((3, 2, 4, 32) if merge else (3, 5, 32)), outputs=64, **parts)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     for x in (args["x"], args["x"].clone().requires_grad_()):
         tensors = [(args | {"x": x}).get(name) for name in NAMES]
-        constants = {"gelu": gelu, "eps": 1e-5}
+        constants = {"gelu": gelu, "eps": 1e-5, "merge": merge}
         torch.library.opcheck(fused_linear_op, tensors, constants, test_utils=checks)
 
 

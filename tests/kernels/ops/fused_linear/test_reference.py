@@ -18,6 +18,21 @@ def test_equals_the_oracle(shape: tuple[int, ...], residual: bool, norm: bool, g
     torch.testing.assert_close(fused_linear(**args, gelu=gelu), expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
+@pytest.mark.parametrize("shape", [(1, 2, 2, 5), (3, 4, 6, 7)], ids=["one-token", "h-not-w"])
+def test_merges_2x2_tokens_as_the_oracle(shape: tuple[int, ...], norm: bool) -> None:
+    args = fused_linear_inputs(*shape, outputs=20, norm=norm, residual=True, merge=True)
+    expected = fused_linear_oracle(**args, gelu=True, merge=True)
+    actual = fused_linear(**args, gelu=True, merge=True)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8), (1, 2, 3, 8), (1, 3, 2, 8)])
+def test_only_maps_of_even_sides_are_merged(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"is not \[B, H, W, C / 4\] with H and W even"):
+        fused_linear(torch.zeros(shape), torch.zeros(20, 32), merge=True)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

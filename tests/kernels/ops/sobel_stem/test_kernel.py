@@ -60,6 +60,32 @@ def test_within_budget(
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.float16], ids=["float32", "float16"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=["full", "half"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 19)], ids=["one-pixel", "odd-batch"])
+def test_hounsfield_units_are_encoded(
+    poisoned,
+    within_budget,
+    device: str,
+    x_dtype: torch.dtype,
+    dtype: torch.dtype,
+    shape: tuple[int, int, int],
+) -> None:
+    """Values beyond both ends of the range are clipped, and the border of zeros is encoded."""
+    encoding = {"lowest": -1000.0, "span": 1400.0}
+    x, weight, bias = stem_inputs(*shape, 16, torch.float32, dtype)
+    hu = (2000 * x - 1300).round().to(x_dtype)
+    w, b = weight.double().numpy(), bias.double().numpy()
+    encoded = np.clip((hu.double().numpy() + 1000) / 1400, 0, 1)
+    expected = torch.from_numpy(np.stack([sobel_stem_oracle(i[0], w, b) for i in encoded]))
+    args = hu, weight, bias
+    actual = sobel_stem(*(a.to(device) for a in args), **encoding, impl="triton")
+    with arithmetic_of(device):
+        reference = sobel_stem(*args, **encoding, impl="reference")
+    within_budget(actual, reference, expected)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_constant_image_has_no_edges(poisoned, within_budget, device: str) -> None:
     """All but the convolution's zero border is one value: x, and the root of epsilon."""
     _, weight, bias = stem_inputs(1, 1, 1, 16, torch.float32, torch.float32)
@@ -94,13 +120,14 @@ def test_empty_batch() -> None:
 
 
 @pytest.mark.interpret
-def test_registrations_agree() -> None:
+@pytest.mark.parametrize("encoding", [{}, {"lowest": 0.25, "span": 0.5}], ids=["plain", "encoding"])
+def test_registrations_agree(encoding: dict[str, float]) -> None:
     from clinreadnet.kernels.ops.sobel_stem.kernel import sobel_stem_op
 
     args = stem_inputs(2, 7, 10, 16, torch.float32, torch.float32)
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     for op_args in (args, [a.requires_grad_() for a in args]):
-        torch.library.opcheck(sobel_stem_op, op_args, test_utils=checks)
+        torch.library.opcheck(sobel_stem_op, op_args, encoding, test_utils=checks)
 
 
 def test_the_op_on_the_cpu_is_the_reference() -> None:
@@ -143,3 +170,9 @@ def test_triton_outside_its_limits_is_refused(change: dict, message: str) -> Non
     kwargs = dict(zip(names, args, strict=True)) | change
     with pytest.raises(ValueError, match=message):
         sobel_stem(**kwargs, impl="triton")
+
+
+def test_bfloat16_is_not_encoded() -> None:
+    args = stem_inputs(2, 7, 10, 16, torch.bfloat16, torch.bfloat16)
+    with pytest.raises(ValueError, match="needs x in float32 or float16 to encode it"):
+        sobel_stem(*args, lowest=-1000.0, span=1400.0, impl="triton")

@@ -51,3 +51,19 @@ def test_edges_are_float32_under_half_weights() -> None:
 def test_bad_shapes(x: tuple, weight: tuple, bias: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sobel_stem(torch.zeros(x), torch.zeros(weight), torch.zeros(bias))
+
+
+def test_hounsfield_units_are_encoded() -> None:
+    hu = torch.tensor([[-2000.0, -1000.0, -300.0], [0.0, 400.0, 3000.0]]).double()[None, None]
+    weight, bias = torch.randn(3, 4, 3, 3).double(), torch.zeros(3).double()
+    encoded = torch.tensor([[0, 0, 0.5], [1000 / 1400, 1, 1]]).double()[None, None]
+    out = sobel_stem(hu, weight, bias, lowest=-1000.0, span=1400.0)
+    torch.testing.assert_close(out, sobel_stem(encoded, weight, bias), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "encoding", [{"lowest": -1000.0}, {"span": 1400.0}, {"lowest": 0.0, "span": 0.0}], ids=str
+)
+def test_half_an_encoding_is_refused(encoding: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="not given together, or span is not positive"):
+        sobel_stem(torch.zeros(1, 1, 8, 8), torch.zeros(3, 4, 3, 3), torch.zeros(3), **encoding)

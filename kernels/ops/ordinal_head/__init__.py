@@ -1,0 +1,1 @@
+"""The image's grades from the votes of its tiles."""

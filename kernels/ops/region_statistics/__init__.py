@@ -1,0 +1,1 @@
+"""Mean and deviation of tokens by regions."""
