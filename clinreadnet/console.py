@@ -6,7 +6,7 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -20,6 +20,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -162,15 +163,16 @@ def _interrupts_kept() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def progress_bar(*, quiet: bool = False) -> Progress:
+def progress_bar(*, quiet: bool = False, stopping: Callable[[], bool] = lambda: False) -> Progress:
     """Return a progress display (a context manager).
 
     Args:
         quiet: show nothing. Nothing is shown either if standard error is not a terminal.
+        stopping: whether a Ctrl-C was seen that waits for the end of a step. The bar then says so.
     """
     whole = TableColumn(no_wrap=True)  # on a narrow terminal the bar alone is shortened
     return _Progress(
-        TextColumn("{task.description}"),
+        _Description(stopping),
         BarColumn(),
         MofNCompleteColumn(table_column=whole.copy()),
         TimeElapsedColumn(table_column=whole.copy()),
@@ -180,6 +182,17 @@ def progress_bar(*, quiet: bool = False) -> Progress:
         redirect_stdout=False,
         disable=quiet or not _draws(),
     )
+
+
+class _Description(TextColumn):
+    """The description of a task, or that it stops after this step."""
+
+    def __init__(self, stopping: Callable[[], bool]):
+        super().__init__("{task.description}")
+        self._stopping = stopping
+
+    def render(self, task: Task) -> Text:
+        return Text("stopping after this step") if self._stopping() else super().render(task)
 
 
 class _Progress(Progress):

@@ -147,3 +147,14 @@ def test_a_table_fits_and_names_the_columns_that_it_leaves_out(compact: bool) ->
         assert ("passed" in table) == ("status" not in left_out)
         assert ("aaa" in table) == ("long heading" not in " ".join(left_out.split()))
     assert not left_out
+
+
+def test_a_bar_says_that_a_run_stops_after_the_step() -> None:
+    stopping = False
+    bar = progress_bar(stopping=lambda: stopping)
+    bar.add_task("epoch 1", total=2)
+    (task,) = bar.tasks
+    column = bar.columns[0]
+    assert str(column(task)) == "epoch 1"
+    stopping = True
+    assert str(column(task)) == "stopping after this step"

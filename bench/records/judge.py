@@ -354,6 +354,23 @@ def check_role(folders: Sequence[LdctiqaFolder], *, test: bool) -> str:
     return "test" if test else "validation"
 
 
+def _check_inputs(options: argparse.Namespace) -> None:
+    """Check what can be checked before the minutes that the scores take.
+
+    Raises:
+        InputError: the checkpoint cannot be read, a folder is named twice or holds no slices.
+    """
+    load_checkpoint(options.checkpoint)
+    for paths in (options.data, options.patients, options.real):
+        seen: set[Path] = set()
+        for path in paths:
+            if path.resolve() in seen:
+                raise InputError(f"{path}: named twice; name it once")
+            seen.add(path.resolve())
+    for path in (*options.clean, *options.real):
+        find_slices([path], resample=True, note=lambda line: None)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, or the record as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -368,7 +385,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--test", action="store_true", help="nothing is chosen any more")
     parser.add_argument("--json", action="store_true", help="print the record")
     options = parser.parse_args(arguments)
+    if not (options.data or options.patients or options.real):
+        parser.error("nothing to judge on; give --data, --patients or --real")
+    if options.clean and not options.patients:
+        parser.error("--clean needs --patients: the folder made of these slices")
     checkpoints = (pretrained_path(), options.checkpoint)
+    _check_inputs(options)
     labelled, degraded = (
         [open_labelled(path) for path in paths] for paths in (options.data, options.patients)
     )
@@ -408,5 +430,9 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except InputError as error:
-        print(f"judge: {error}", file=sys.stderr)
+        words = str(error).replace("`clean`", "--clean")
+        print(f"judge: {words}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("judge: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -38,9 +38,9 @@ class Part(TypedDict):
 
     slices: int
     srocc: float
-    """SROCC of score and label; NaN if one of them is constant."""
+    """SROCC of score and label; NaN if one of them is constant, or of a single slice."""
     ceiling_srocc: float
-    """SROCC of noiseless quality and label."""
+    """SROCC of noiseless quality and label; NaN as above."""
     rmse: float
     """Root mean square error in grades."""
     bias: float
@@ -148,10 +148,11 @@ def parts(folder: LdctiqaFolder, predicted: NDArray[np.float64]) -> dict[str, Pa
         if not own.any():
             continue
         scores, labels = predicted[own], folder.scores[own].astype(np.float64)
+        several = len(scores) > 1
         groups[kind] = Part(
             slices=int(own.sum()),
-            srocc=srocc(scores, labels),
-            ceiling_srocc=srocc(quality[own], labels),
+            srocc=srocc(scores, labels) if several else np.nan,
+            ceiling_srocc=srocc(quality[own], labels) if several else np.nan,
             rmse=float(np.sqrt(np.mean((scores - labels) ** 2))),
             bias=float(np.mean(scores - labels)),
         )
@@ -200,7 +201,9 @@ def table(result: Evaluation, console: Console) -> Table:
         )
     for kind, part in result["parts"].items():
         label, bias = f"SROCC, {kind} ({part['slices']})", f"bias {part['bias']:+.2f}"
-        rows.append((label, f"{part['srocc']:.4f}", bias, f"{part['ceiling_srocc']:.4f}"))
+        ranks = [part["srocc"], part["ceiling_srocc"]]
+        own, highest = ["" if np.isnan(value) else f"{value:.4f}" for value in ranks]
+        rows.append((label, own, bias, highest))
     if (agreement := result["map"]) is not None:
         for label, name in (("correlation, median", "correlation"), ("RMSE / flat", "rmse_ratio")):
             value = agreement[name]  # type: ignore[literal-required]

@@ -159,9 +159,10 @@ def _originals(
 def order_table(result: DegradationOrder) -> Table:
     """Return the comparison as a table."""
     copies, above = result["denoised"], result["denoised_above_clean"]
-    out = Table(title=f"degradation order, {len(result['anatomies'])} anatomies")
+    count = len(result["anatomies"])
+    out = Table(title=f"degradation order, {count} {'anatomy' if count == 1 else 'anatomies'}")
     out.add_column("check")
-    out.add_column("result")
+    out.add_column("result", overflow="fold")
     worst = min(result["anatomies"], key=lambda name: result["anatomies"][name])
     out.add_row("lowest SROCC of an anatomy", f"{result['lowest_srocc']:.3f} ({worst})")
     for what, means, falls in (

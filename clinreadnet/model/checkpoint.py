@@ -59,6 +59,8 @@ def load_checkpoint(path: str | os.PathLike[str], *, preset: str | None = None) 
 
     from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig
 
+    if Path(path).is_dir():
+        raise InputError(f"{path}: is a folder; give its model.safetensors")
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint; give a .safetensors file")
     try:
@@ -66,7 +68,10 @@ def load_checkpoint(path: str | os.PathLike[str], *, preset: str | None = None) 
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name).float() for name in file.keys()}
     except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a readable safetensors file ({error})") from error
+        raise InputError(
+            f"{path}: not a readable safetensors file ({error}); give the model.safetensors that "
+            "`clinreadnet train` writes"
+        ) from error
     try:
         config = ClinReadNetConfig.from_dict(json.loads(metadata[_CONFIG_KEY]))
     except (KeyError, TypeError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ MOST_ROWS = 8
 """Largest number of anatomies on a sheet."""
 
 _WINDOW = (-160, 240)  # width 400, level 40
+_LETTERS = 14  # of the title in an inch
 
 
 def write_preview(folder: str | os.PathLike[str], target: Path) -> None:
@@ -43,7 +45,15 @@ def write_preview(folder: str | os.PathLike[str], target: Path) -> None:
         anatomies.setdefault(record["anatomy"], []).append(index)
     shown = list(anatomies.values())[:MOST_ROWS]
     columns = max(map(len, shown))
-    figure = Figure(figsize=(1.8 * columns, 3.95 * len(shown) + 0.4), layout="constrained")
+    words = ", ".join(f"{grade} {word}" for grade, word in enumerate(LIKERT))
+    width = max(1.8 * columns, 3.0)
+    title = fill(
+        f"Simulated slices, window 400/40, and the quality of their tiles ({words}: dark to "
+        f"bright). {RESEARCH_USE}",
+        int(_LETTERS * width),
+    )
+    height = 3.95 * len(shown) + 0.4 + 0.15 * title.count("\n")
+    figure = Figure(figsize=(width, height), layout="constrained")
     grid = figure.subplots(2 * len(shown), columns, squeeze=False)
     for axes in grid.ravel():
         axes.axis("off")
@@ -55,12 +65,7 @@ def write_preview(folder: str | os.PathLike[str], target: Path) -> None:
             _caption(above, data.names[index], records[index])
             if tiles is not None:
                 _draw_tiles(below, hu, tiles.quality[index], tiles.weight[index])
-    words = ", ".join(f"{grade} {word}" for grade, word in enumerate(LIKERT))
-    figure.suptitle(
-        f"Simulated slices, window 400/40, and the quality of their tiles ({words}: dark to "
-        f"bright). {RESEARCH_USE}",
-        fontsize=9,
-    )
+    figure.suptitle(title, fontsize=9)
     with whole_file(target) as temporary:
         figure.savefig(temporary, dpi=110)
 

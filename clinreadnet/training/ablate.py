@@ -87,11 +87,13 @@ def ablate(
         Content of ``ablation.json``.
 
     Raises:
-        InputError: the data cannot be used, or ``out`` contains an ablation with other data,
-            settings, seeds or another version (the message states the difference), or nothing
-            is finished to report.
+        InputError: the data cannot be used, ``clean`` has no ``patients``, or ``out``
+            contains an ablation with other data, settings, seeds or another version (the message
+            states the difference), or nothing is finished to report.
     """
     out, commit = Path(out), git_commit()
+    if clean and patients is None:
+        raise InputError("`clean` needs `patients`: the folder made of these slices")
     for labelled in data:
         read_ldctiqa(labelled)  # checks it before anything is written
     folder = None if test is None else open_labelled(test)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,6 +68,13 @@ class LabelledSlices:
     def with_denoised_repeated(self, times: int) -> LabelledSlices:
         """Return the slices with every denoised one repeated ``times`` times."""
         return self.subset(np.repeat(np.arange(len(self)), np.where(self.denoised, times, 1)))
+
+    def digest(self) -> str:
+        """Return what tells these labels, in this order, from others."""
+        hashed = hashlib.sha256()
+        for values in (self.scores, self.groups, self.denoised):
+            hashed.update(np.ascontiguousarray(values).tobytes())
+        return hashed.hexdigest()
 
     def images(self, index: NDArray[np.int64]) -> NDArray[np.int16]:
         """Return the images of the slices ``index`` [k], a copy: [k, 512, 512]."""

@@ -72,6 +72,8 @@ class Trainer:
         ranks: Ranks | None = None,
     ):
         self.config, self.out = config, out
+        self.data = {"sources": list(slices.sources), "digest": slices.digest()}
+        """What a resumed run must be given again."""
         self.ranks = ranks = ranks or Ranks()
         self.training, self.validation = split_by_anatomy(
             slices, config.validation_share, config.seed
@@ -164,7 +166,7 @@ class Trainer:
         totals, saved = self.epoch_totals, self.seconds
         loss_sum = torch.tensor(totals["loss"], dtype=torch.float64).to(self.ranks.device)
         batches = self.batches.after(self.step)
-        with progress_bar(quiet=not self.ranks.first) as bar:
+        with progress_bar(quiet=not self.ranks.first, stopping=interrupted) as bar:
             task = bar.add_task(f"epoch {len(self.rows) + 1}", total=self.batches.per_epoch)
             bar.update(task, completed=totals["steps"])
             while self.progress() < 1:
@@ -329,6 +331,7 @@ class Trainer:
             return
         state = {
             "config": asdict(self.config),
+            "data": self.data,
             "model": self.model.state_dict(),
             "ema": self.ema.state_dict(),
             "best": self.best,
@@ -347,7 +350,7 @@ class Trainer:
         """Continue from `last.pt` of the run folder.
 
         Raises:
-            InputError: the file does not exist or belongs to a run with other settings.
+            InputError: the file does not exist or belongs to a run with other settings or data.
         """
         path = self.out / "last.pt"
         if not path.is_file():
@@ -355,6 +358,9 @@ class Trainer:
         try:
             state = torch.load(path, map_location=self.ranks.device, weights_only=True)
             changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]
+            before = state.get("data", self.data)  # none in a state of an earlier version
+            other_data = before["digest"] != self.data["digest"]
+            folders = ", ".join(source["name"] for source in before["sources"])
         except MemoryError:
             raise
         except Exception as error:  # torch raises any exception of its unpickler
@@ -366,6 +372,11 @@ class Trainer:
             raise InputError(
                 f"{path}: was started with another {', '.join(changed)}; "
                 "repeat the run's own options or start a new one"
+            )
+        if other_data:
+            raise InputError(
+                f"{path}: was started with other data ({folders}); give the run's own `data` in "
+                "the same order, or start a new one"
             )
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])

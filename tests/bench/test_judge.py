@@ -210,3 +210,43 @@ def test_a_folder_that_is_marked_as_a_whole_judges_nothing(
 def model_with_threshold(path: Path) -> SimpleNamespace:
     threshold = {BOTH[0]: 99.0, BOTH[1]: 51.5}[path]
     return SimpleNamespace(path=path, novelty=SimpleNamespace(threshold=threshold))
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ([], "nothing to judge on; give --data, --patients or --real"),
+        (["--data", "data", "--clean", "data"], "--clean needs --patients"),
+    ],
+    ids=["nothing", "clean alone"],
+)
+def test_the_judge_says_which_option_is_missing(
+    given: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        judge.main([str(pretrained_path()), *given])
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "checkpoint, more, words",
+    [
+        ("none.safetensors", [], "no such checkpoint"),
+        (None, ["--data", "d"], "d: named twice"),
+        (None, ["--real", "none"], "none: no such file or folder"),
+        (None, ["--patients", "d", "--clean", "none"], "none: no such file or folder"),
+    ],
+    ids=["checkpoint", "twice", "real", "clean"],
+)
+def test_the_judge_checks_what_it_is_given_before_it_scores(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    checkpoint: str | None,
+    more: list[str],
+    words: str,
+) -> None:
+    simulated(tmp_path / "d")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(judge, "score_folder", lambda *given: pytest.fail("scored"))
+    with pytest.raises(InputError, match=words):
+        judge.main([checkpoint or str(pretrained_path()), "--data", "d", *more])

@@ -103,12 +103,17 @@ def test_the_ceiling_is_the_recorded_quality(tmp_path: Path) -> None:
     best = ceiling(opened)
     assert best == expected
     result = {**expected, "rmse": 0.1, "slices": 12, "ceiling": best, "checkpoint_sha256": ""}
-    result |= {"parts": {}, "worst": [{"name": "0001.tif", "label": 1.0, "score": 3.0}]}
+    nothing = {"slices": 1, "srocc": np.nan, "ceiling_srocc": np.nan, "rmse": 0.5, "bias": 0.5}
+    result |= {
+        "parts": {"tv": nothing},
+        "worst": [{"name": "0001.tif", "label": 1.0, "score": 3.0}],
+    }
     interval = {"value": 0.8, "low": 0.7, "high": 0.9}
     agreement = {"correlation": interval, "rmse_ratio": interval, "rmse": 0.2, "slices": 12}
     result |= {"map": agreement, "coverage": 0.9, "in_domain": 1.0}
     result |= {"data": {"name": "d", "slices": 12, "seed": 5, "breadth": "wide"}}
     shown = table(result, Console(width=100))
+    assert "nan" not in "".join(str(cell) for column in shown.columns for cell in column.cells)
     assert shown.title == "12 slices of wide data, RMSE 0.100 grades"
     assert [column.header for column in shown.columns][-1] == "ceiling"
     assert shown.caption == "worst: 0001.tif 3.0 for 1.0"
@@ -135,6 +140,30 @@ def test_scans_and_denoised_copies_are_distinguished(tmp_path: Path) -> None:
     assert errors["scans"]["bias"] == 0 and errors["scans"]["rmse"] == 0
     assert errors["nlm"]["bias"] == pytest.approx(0.5) == errors["nlm"]["rmse"]
     assert errors["nlm"]["srocc"] == errors["nlm"]["ceiling_srocc"] == pytest.approx(1)
+
+
+def test_one_copy_of_a_denoiser_has_no_rank_correlation(tmp_path: Path) -> None:
+    folder = make_labelled_folder(tmp_path / "d")
+    labels = read_ldctiqa(folder).scores.astype(float)
+    simulation = json.loads((folder / "simulation.json").read_text())
+    for i, record in enumerate(simulation["images"].values()):
+        record |= {"quality": labels[i], "denoiser": "tv" if i == 8 else None}
+    (folder / "simulation.json").write_text(json.dumps(simulation))
+    part = parts(read_ldctiqa(folder), labels + 0.5)["tv"]
+    assert part["slices"] == 1 and part["bias"] == 0.5
+    assert np.isnan(part["srocc"]) and np.isnan(part["ceiling_srocc"])
+
+
+def test_the_table_of_one_anatomy_names_it_whole() -> None:
+    name = "ID_0010_AGE_0060_CONTRAST_1_CT.dcm"
+    means = {"0": 2.4, "1": 2.3}
+    result = {"anatomies": {name: 1.0}, "lowest_srocc": 1.0, "mean_by_noise_level": means}
+    result |= {"mean_by_views": means, "noise_monotone": True, "views_monotone": True}
+    result |= {"denoised": 0, "denoised_above_clean": []}
+    shown = order_table(result)
+    drawn = io.StringIO()
+    Console(width=60, file=drawn).print(shown)
+    assert shown.title == "degradation order, 1 anatomy" and "…" not in drawn.getvalue()
 
 
 def test_an_evaluation_parses_the_record_once(

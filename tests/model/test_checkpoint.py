@@ -29,7 +29,9 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such checkpoint"):
         load_checkpoint(path)
     path.write_text("not a checkpoint")
-    with pytest.raises(InputError, match="not a readable safetensors file"):
+    with pytest.raises(InputError, match="is a folder; give its model.safetensors"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(InputError, match="not a readable safetensors file .*; give the model"):
         load_checkpoint(path)
 
 

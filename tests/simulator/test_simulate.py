@@ -157,6 +157,14 @@ def test_preview_is_a_picture(simulated, tmp_path):
         write_preview(simulated, tmp_path / "sheet.txt")
 
 
+def test_preview_of_one_slice_shows_its_whole_title(tmp_path):
+    image = pytest.importorskip("matplotlib.image")
+    simulate_folder(tmp_path / "data", 1, SEED, jobs=1)
+    write_preview(tmp_path / "data", tmp_path / "sheet.png")
+    pixels = image.imread(tmp_path / "sheet.png")[..., :3]
+    assert pixels[:, :4].min() == pixels[:, -4:].min() == 1  # no letter is cut at an edge
+
+
 @pytest.mark.parametrize(
     "device, words", [("tpu", "choose cpu, cuda or auto"), ("cuda", "finds no CUDA device")]
 )

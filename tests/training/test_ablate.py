@@ -309,3 +309,9 @@ def test_hrps_is_the_mean_of_its_two_levels() -> None:
     fine, coarse = (LOSSES[name](probs, score) for name in ("rps-fine", "rps-coarse"))
     torch.testing.assert_close(LOSSES["hrps"](probs, score), (fine + coarse) / 2)
     assert not torch.allclose(fine, coarse)
+
+
+def test_clean_slices_without_their_copies_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="`clean` needs `patients`"):
+        ablate([folder], tmp_path / "out", CONFIG, clean=[folder], report=True)
+    assert not (tmp_path / "out").exists()

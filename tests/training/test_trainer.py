@@ -111,6 +111,13 @@ def test_resume_refuses_other_settings(folder: Path, whole_run: Path) -> None:
 
 
 @pytest.mark.usefixtures("shallow")
+def test_resume_refuses_other_data(folder: Path, whole_run: Path, tmp_path: Path) -> None:
+    other = make_labelled_folder(tmp_path / "other")
+    with pytest.raises(InputError, match=r"started with other data \(slices\); give the run's own"):
+        train([folder, other], whole_run, TINY, resume=True)
+
+
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize(
     "content", [b"", b"nonsense", b"PK\x03\x04" * 9], ids=["empty", "text", "zip"]
 )
