@@ -129,6 +129,8 @@ def check_graph(path: Path) -> list[Finding]:
     Raises:
         InputError: the file is missing, is not an ONNX graph, or needs another file.
     """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give its ONNX files: {path}/*.onnx")
     content = read_regular(path, BUNDLE_FILE)
     check_content(content, str(path))
     try:

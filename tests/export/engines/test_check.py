@@ -166,6 +166,11 @@ def test_a_file_that_is_no_graph_is_named(tmp_path: Path, content: bytes | None)
         check_graph(path)
 
 
+def test_a_bundle_is_told_to_name_its_graphs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is a folder; give its ONNX files: .*/\*.onnx"):
+        check_graph(tmp_path)
+
+
 def test_8_bit_graphs_are_checked_from_their_file() -> None:
     result = CliRunner().invoke(app, ["check-graph", "--precision", "int8"])
     assert isinstance(result.exception, InputError)
