@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from rich.console import Console
+from rich.progress import ProgressColumn
 from rich.text import Text
 from support import terminal
 
@@ -155,6 +156,7 @@ def test_a_bar_says_that_a_run_stops_after_the_step() -> None:
     bar.add_task("epoch 1", total=2)
     (task,) = bar.tasks
     column = bar.columns[0]
+    assert isinstance(column, ProgressColumn)
     assert str(column(task)) == "epoch 1"
     stopping = True
     assert str(column(task)) == "stopping after this step"
