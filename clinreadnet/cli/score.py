@@ -116,10 +116,14 @@ def score(
     if site_limits is not None:
         report = with_limits(report, site_limits)
     outputs.write(report, session)
-    raise_failures(outputs.failures)
+    failures = list(outputs.failures)
     if left_out:
-        raise CheckFailed(
-            f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above say why"
+        failures.append(
+            CheckFailed(
+                f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above "
+                "say why"
+            )
         )
+    raise_failures(failures)
     if report.limits is not None:
         report.limits.check()

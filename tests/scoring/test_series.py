@@ -553,6 +553,16 @@ def test_keep_going_leaves_damaged_slices_out_and_counts_them(
     assert "Doe" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_output_that_fails_does_not_hide_the_damaged_slices(
+    run: Any, bundle: Path, tmp_path: Path
+) -> None:
+    keep = ("--keep-going", "--html", "/dev/full")
+    done = run("score", spoil(tmp_path), "--bundle", bundle, *keep)
+    assert done.returncode == 1
+    assert "2 damaged and left out, 1 scored" in done.stderr and "/dev/full" in done.stderr
+
+
 def test_an_output_that_is_an_input_is_refused(run: Any, bundle: Path, tmp_path: Path) -> None:
     path = write_ct(tmp_path / "a.dcm")
     content = path.read_bytes()
