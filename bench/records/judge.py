@@ -374,7 +374,7 @@ def _check_inputs(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table, or the record as JSON."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, help="model.safetensors to compare")
     for option, what in (
         ("data", "simulated folder"),
         ("patients", "folder of `simulate --anatomy`"),
@@ -382,7 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("real", "folder of real slices without labels"),
     ):
         parser.add_argument(f"--{option}", type=Path, action="append", default=[], help=what)
-    parser.add_argument("--test", action="store_true", help="nothing is chosen any more")
+    parser.add_argument("--test", action="store_true", help="look at test sets, once all is chosen")
     parser.add_argument("--json", action="store_true", help="print the record")
     options = parser.parse_args(arguments)
     if not (options.data or options.patients or options.real):

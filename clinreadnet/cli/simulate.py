@@ -42,7 +42,8 @@ def simulate(
     dicom: Annotated[
         bool,
         typer.Option(
-            "--dicom", help="Write a CT series of one patient instead of labelled images."
+            "--dicom",
+            help="Write a CT series of one patient instead of labelled images; standard breadth.",
         ),
     ] = False,
     preview: Annotated[
