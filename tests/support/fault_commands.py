@@ -408,7 +408,7 @@ COMMANDS: dict[str, Command] = {
     "ablate": Command(
         "ablate --data in/slices --out out/ablation --seeds 1 --preset tiny --epochs 1",
         {"ablation": _is_ablation},
-        _nothing,
+        _labelled,
         _without_training,
         resumes=True,
     ),
