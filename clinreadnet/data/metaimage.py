@@ -16,7 +16,7 @@ import threading
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -215,26 +215,22 @@ class StackReader:
     def _inflate(self, number: int) -> bytes:
         stack = self.stack
         if self._inflater is None or self._inflater.slices > number:
-            if self._inflater is not None:
-                self._inflater.close()
             self._inflater = _Inflater(stack)
         content = b""
         while self._inflater.slices <= number:
             content = self._inflater.next_slice()
         if number == stack.shape[0] - 1:
             self._inflater.check_end()
-            self._inflater.close()
             self._inflater = None
         return content
 
 
 class _Inflater:
-    """Inflates a stack from its start, a slice at a time."""
+    """Inflates a stack from its start, a slice at a time. It keeps no file open."""
 
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
-        self._file: BinaryIO = open_regular(stack.source)
-        self._file.seek(stack.offset)
+        self._place = stack.offset
         self._inflate = zlib.decompressobj()
         self._waiting = b""
         self.slices = 0
@@ -256,13 +252,17 @@ class _Inflater:
             size = self.slices * self._stack.slice_bytes
             raise _wrong_size(self._stack.path, size + 1, size)
 
-    def close(self) -> None:
-        self._file.close()
+    def _read(self) -> bytes:
+        with open_regular(self._stack.source) as file:
+            file.seek(self._place)
+            block = file.read(_BLOCK)
+        self._place += len(block)
+        return block
 
     def _more(self, size: int) -> bytes:
         """Return up to ``size`` bytes, and at least one unless the block has ended."""
         while not self._inflate.eof:
-            block = self._waiting or self._file.read(_BLOCK)
+            block = self._waiting or self._read()
             try:
                 made = self._inflate.decompress(block, size)
             except zlib.error:

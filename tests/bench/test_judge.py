@@ -147,6 +147,7 @@ def test_sets_of_the_model_card_choose_nothing(tmp_path: Path) -> None:
     assert judge.check_role([card], test=True) == "test"
 
 
+@pytest.mark.whole
 def test_the_shipped_network_judged_by_itself(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

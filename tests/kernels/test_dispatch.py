@@ -40,7 +40,7 @@ def stub_reference(monkeypatch: pytest.MonkeyPatch) -> object:
     """Return the value that ``sobel_stem`` returns if it chooses the reference."""
     stub = object()
     module = importlib.import_module("clinreadnet.kernels.ops.sobel_stem.op")
-    monkeypatch.setattr(module, "sobel_stem_reference", lambda *args: stub)
+    monkeypatch.setattr(module, "sobel_stem_reference", lambda *args, **encoding: stub)
     return stub
 
 
@@ -122,9 +122,15 @@ def test_shipped_configurations_are_whole(path: Path) -> None:
         for kinds in config.get("fused_linear", {}).values()
         for entry in kinds.values()
     )
-    assert set(config) == {
-        "gpu", "compute_capability", "sobel_stem", "window_attention", *fused
-    }  # fmt: skip
+    spreads = {"float32": {"log", "root"}, "float16": {"log"}, "bfloat16": {"log"}}
+    assert {d: set(kinds) for d, kinds in config["region_statistics"].items()} == spreads
+    if path.stem != "sm-75":
+        fused.add("ordinal_head")
+        assert {dtype: set(sizes) for dtype, sizes in config["ordinal_head"].items()} == {
+            dtype: {"128"} for dtype in ("float16", "bfloat16")
+        }
+    everywhere = {"sobel_stem", "window_attention", "region_statistics"}
+    assert set(config) == {"gpu", "compute_capability", *everywhere, *fused}
 
 
 def test_float32_products_follow_torch() -> None:
