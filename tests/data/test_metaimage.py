@@ -8,6 +8,8 @@ from clinreadnet.data.metaimage import StackReader, open_metaimage
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 
+OPEN_FILES = Path("/proc/self/fd")
+
 
 def read_metaimage(path: Path) -> np.ndarray:
     """Read a whole stack, [n, rows, columns]."""
@@ -92,3 +94,12 @@ def test_the_slices_of_a_stack_are_found_in_order(tmp_path: Path) -> None:
     small = write_mha(tmp_path / "b.mha", stack[:, ::2])
     with pytest.raises(InputError, match="b.mha: 256x512 pixels"):
         find_slices([small])
+
+
+@pytest.mark.skipif(not OPEN_FILES.exists(), reason="the system does not list open files")
+def test_a_stack_that_is_read_in_part_leaves_no_file_open(tmp_path: Path) -> None:
+    stack = stack_of("int16", (3, 512, 512))
+    before = len(list(OPEN_FILES.iterdir()))
+    reader = StackReader(open_metaimage(write_mha(tmp_path / "a.mha", stack, compress=True)))
+    np.testing.assert_array_equal(reader.read(1), stack[1])
+    assert len(list(OPEN_FILES.iterdir())) == before
