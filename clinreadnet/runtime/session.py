@@ -218,7 +218,7 @@ class Session:
             slices = [ref for dataset in datasets for ref in find_slices([dataset])]
             images, checked = np.stack([ref.load() for ref in slices]), True
             pixel_mm = [ref.loaded_mm for ref in slices] if pixel_mm is None else pixel_mm
-        images = check_slices(images, values=not checked, threads=self._threads)
+        images = check_slices(images, values=not checked)
         sizes = check_pixel_mm(pixel_mm, len(images))
         if not regions and not figures:
             return self._run_all(images).scores(None, None)
