@@ -25,7 +25,7 @@ from clinreadnet.kernels import (
     sobel_stem_obstacle,
 )
 from clinreadnet.kernels.ops.ordinal_head.reference import MIXTURE_EPS
-from clinreadnet.kernels.ops.region_statistics.reference import mean_and_spread
+from clinreadnet.kernels.ops.region_statistics.reference import ROOT_EPS, mean_and_spread
 from clinreadnet.model.attention import LayerNorm
 from clinreadnet.model.derived import Derived, DerivingModule
 from clinreadnet.spec import FINE_GRADES, FINE_STEP, HU_MIN, HU_RANGE, TILE
@@ -204,7 +204,7 @@ class Novelty(DerivingModule):
             variance = (difference * difference).mean(dim=(1, 2))
         else:
             variance, mean = torch.var_mean(statistics, dim=(1, 2), correction=0)
-        return torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1)
+        return torch.cat([mean, (variance + ROOT_EPS).sqrt()], dim=-1)
 
     @torch.no_grad()
     def fit(self, summaries: Tensor, shrinkage: float = 0.1) -> None:
@@ -238,12 +238,12 @@ class Novelty(DerivingModule):
         if self.kernels == "reference":
             return None
         mean, whitening = self._usual(torch.float32)
-        (one,) = self.derived("one", [self.mean], mean.dtype, lambda: (torch.ones_like(mean),))
-        if region_statistics_obstacle(statistics, mean, one) is not None:
+        (scale,) = self.derived("scale", [self.mean], mean.dtype, lambda: (torch.ones_like(mean),))
+        if region_statistics_obstacle(statistics, mean, scale) is not None:
             return None
         _, h, w, _ = statistics.shape
         difference = region_statistics(
-            statistics, mean, one, region_h=h, region_w=w, log=False, impl=self.kernels
+            statistics, mean, scale, region_h=h, region_w=w, log=False, impl=self.kernels
         )
         return torch.linalg.vector_norm(difference.flatten(1) @ whitening, dim=-1)
 
