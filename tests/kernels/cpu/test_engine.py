@@ -19,7 +19,6 @@ from support.native import (
     NO_ARM,
     ROOT,
     SAMPLE,
-    SAMPLED,
     SOURCES,
     arm_library,
     built,
@@ -28,6 +27,7 @@ from support.native import (
     exercise,
     instruction_sets,
     needs_sanitizer,
+    skip_without,
 )
 
 from clinreadnet import library as engine_library
@@ -68,16 +68,16 @@ def test_sixteen_callers_get_the_same_bits_and_flat_memory(tmp_path: Path, preci
 
 
 @pytest.mark.parametrize(
-    "sanitizer, mutations, options",
+    "sanitizer, mutations, how",
     [
         pytest.param("none", 2000, {}, id="2000"),
-        pytest.param(SAMPLED, 300, SAMPLE, id="sample under sanitizers", marks=needs_sanitizer),
+        pytest.param("sample", 300, SAMPLE, id="sample under sanitizers", marks=needs_sanitizer),
     ],
 )
 def test_mutated_checkpoints_are_refused_with_one_line(
-    tmp_path: Path, sanitizer: str, mutations: int, options: Any
+    tmp_path: Path, sanitizer: str, mutations: int, how: Any
 ) -> None:
-    printed = exercise(sanitizer, "mutate", write_least(tmp_path), mutations, 1, **options)
+    printed = exercise(sanitizer, "mutate", write_least(tmp_path), mutations, 1, **how)
     _, refused, loaded = map(int, re.findall(r"\d+", printed))
     assert refused + loaded == mutations and refused > mutations // 2 and loaded > 0
 
@@ -87,8 +87,7 @@ def test_mutated_checkpoints_are_refused_with_one_line(
 def test_position_batch_and_threads_do_not_change_a_bit(
     library: Path, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name not in instruction_sets(library):
-        pytest.skip(f"this processor has no {name}")
+    skip_without(name, library)
     monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, name)
     expected: dict[str, Any] = {}
     for threads in {1, processors()}:

@@ -18,15 +18,14 @@ from support.native import (
     EMULATE,
     NO_ARM,
     SAMPLE,
-    SAMPLED,
     SANITIZER,
     SANITIZERS,
     Runner,
     arm_library,
     built,
     can_run_arm,
-    instruction_sets,
     needs_sanitizer,
+    skip_without,
 )
 
 from clinreadnet.kernels.ops.attention_block.reference import attention_block_reference
@@ -63,8 +62,7 @@ def runner(request: pytest.FixtureRequest) -> Runner:
             pytest.skip("the emulator does not run under a sanitizer")
         return Runner(arm_library(), name.split()[1], CROSS_C, EMULATE)
     library, name = built(), name.split()[-1]
-    if name not in instruction_sets(library):
-        pytest.skip(f"this processor has no {name}")
+    skip_without(name, library)
     if SANITIZER != "none":
         options = SANITIZERS[SANITIZER]
         return Runner(built(options=options), name, ("gcc", *options))
@@ -242,7 +240,7 @@ def test_head(runner: Runner, tokens: int, c: int) -> None:
 
 @needs_sanitizer
 def test_a_sample_under_sanitizers() -> None:
-    options = SANITIZERS[SAMPLED]
+    options = SANITIZERS["sample"]
     runner = Runner(built(options=options, **SAMPLE), "plain", ("gcc", *options))
     test_block(runner, (1, 8, 8, 3, 16, 4), 3)
     test_merge(runner, 3, 6, 10, 48)

@@ -23,7 +23,7 @@ from support.native import (
     built,
     can_run_arm,
     compiled,
-    instruction_sets,
+    skip_without,
 )
 from support.strange_slices import STRANGE, strange_slice
 
@@ -98,8 +98,7 @@ def assert_same(native: Survey, hu: NDArray[np.float32], what: str) -> None:
 @pytest.fixture(params=NAMES)
 def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     name: str = request.param
-    if name not in instruction_sets(built()):
-        pytest.skip(f"this processor has no {name}")
+    skip_without(name, built())
     monkeypatch.setattr(engine_library, "LIBRARY", built())
     monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, name)
     yield name
