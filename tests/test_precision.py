@@ -239,10 +239,14 @@ def test_the_layers_of_an_engine_are_held_to_it(made_up: None) -> None:
     assert check_built(inspected, "fp12", "engine") == {"Half": 1}
 
 
-def test_kernels_are_compiled_in_it(made_up: None, tmp_path: Path) -> None:
+def test_kernels_are_compiled_in_it(
+    made_up: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("triton", reason="triton is not installed")
     from clinreadnet.export import kernels
 
+    few = kernels.sources("tiny")[::5]
+    monkeypatch.setattr(kernels, "sources", lambda preset: few)
     made = kernels.export_kernels(
         tmp_path / "kernels", formats=["ptx"], targets=["sm90"], precisions=["fp12"], preset="tiny"
     )
