@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from clinreadnet.errors import BackendUnavailable, first_line
+from clinreadnet.processor import processors
 from clinreadnet.runtime.backends.graphs import check_interface, runtime_error, to_feed
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import OUTPUTS, SIZE
@@ -55,7 +56,8 @@ class OpenVinoBackend:
     """A loaded graph, compiled for single slices. Slices of a batch run one after another.
 
     Larger batches take longer per slice, and OpenVINO 2026.3 and 2026.4 crash (segmentation fault)
-    while compiling some of the graphs for 4, 6 or 8 slices.
+    while compiling some of the graphs for 4, 6 or 8 slices. With a single thread they crash while
+    fusing operators into snippets, which is therefore off: a run takes about 5 % longer.
 
     Attributes:
         dtype: float type of the graph's input.
@@ -98,6 +100,8 @@ class OpenVinoBackend:
             settings["NUM_STREAMS"] = workers
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads * workers
+        if (threads or processors() // workers) <= 1:
+            settings["SNIPPETS_MODE"] = "DISABLE"
         core: Any = openvino.Core()
         try:
             graph: Any = core.read_model(model, b"")

@@ -173,16 +173,30 @@ assert "openvino_telemetry" not in sys.modules
 
 
 @needs_openvino
-@pytest.mark.parametrize("batch", [4, 6, 8])
-def test_a_batch_for_which_openvino_crashes_runs(
-    batch: int, graph: Callable[[str, str], Path]
+@pytest.mark.parametrize(
+    "batch, options, processors",
+    [
+        (4, {}, None),
+        (6, {}, None),
+        (8, {}, None),
+        (1, {"threads": 1}, None),
+        (1, {"workers": 2}, None),
+        (1, {}, 1),
+    ],
+    ids=["4", "6", "8", "single-thread", "two-workers", "single-processor"],
+)
+def test_a_run_in_which_openvino_crashes_passes(
+    batch: int, options: dict[str, int], processors: int | None, graph: Callable[[str, str], Path]
 ) -> None:
-    """The batch runs in a child process, because a crash ends the process."""
+    """It runs in a child process, because a crash ends the process."""
     program = f"""
+import os
+if {processors}:
+    os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:{processors}])
 import numpy as np
 from clinreadnet.runtime.backends.openvino import OpenVinoBackend
 content = open({str(graph("tiny", "fp32"))!r}, "rb").read()
-print(OpenVinoBackend(content).run(np.zeros(({batch}, 1, 512, 512)))["score"])
+print(OpenVinoBackend(content, **{options}).run(np.zeros(({batch}, 1, 512, 512)))["score"])
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, (done.returncode, done.stderr)
