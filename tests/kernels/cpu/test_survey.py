@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import platform
 import shutil
@@ -44,6 +45,7 @@ NAMES = [
 SIDE = 512
 
 
+@functools.cache
 def images() -> dict[str, NDArray[np.float32]]:
     """Return slices: drawn bodies, borders of the ranges, random islands, mazes and others."""
     rng = np.random.default_rng(3)
@@ -71,9 +73,6 @@ def images() -> dict[str, NDArray[np.float32]]:
     drawn["limits"] = limit.repeat(4, 0).repeat(4, 1)
     drawn |= {"air": np.full((SIDE, SIDE), -1000.0), "tissue": np.full((SIDE, SIDE), 40.0)}
     return {name: np.ascontiguousarray(image, np.float32) for name, image in drawn.items()}
-
-
-IMAGES = images()
 
 
 def from_numpy(hu: NDArray[np.float32]) -> tuple[PixelCounts, Anatomy | None]:
@@ -106,7 +105,7 @@ def instructions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 def test_it_measures_as_numpy_does(instructions: str) -> None:
     bodies = 0
-    for name, hu in IMAGES.items():
+    for name, hu in images().items():
         native = survey(hu, anatomy=True)
         assert native is not None
         assert_same(native, hu, f"{name} {instructions}")
@@ -126,7 +125,7 @@ def test_it_measures_as_numpy_does(instructions: str) -> None:
 def test_a_pixel_that_is_no_number_is_seen(
     value: float, at: tuple[int, int], instructions: str
 ) -> None:
-    hu = IMAGES["abdomen"].copy()
+    hu = images()["abdomen"].copy()
     hu[at] = value
     native = survey(hu, anatomy=True)
     assert native is not None and not native.finite and native.area == 0
@@ -136,24 +135,24 @@ def test_a_pixel_that_is_no_number_is_seen(
 
 def test_the_answers_are_those_of_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_library, "LIBRARY", built())
-    with_library = {name: find_region(hu, 0.7) for name, hu in IMAGES.items()}
+    with_library = {name: find_region(hu, 0.7) for name, hu in images().items()}
     monkeypatch.setattr(engine_library, "LIBRARY", built().with_name("none.so"))
-    assert survey(IMAGES["air"], anatomy=False) is None
-    assert {name: find_region(hu, 0.7) for name, hu in IMAGES.items()} == with_library
+    assert survey(images()["air"], anatomy=False) is None
+    assert {name: find_region(hu, 0.7) for name, hu in images().items()} == with_library
 
 
 def test_instructions_that_are_not_here_are_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_library, "LIBRARY", built())
-    expected = count_pixels(IMAGES["abdomen"])
+    expected = count_pixels(images()["abdomen"])
     monkeypatch.setenv(engine_library.INSTRUCTIONS_VARIABLE, "sse9")
-    assert survey(IMAGES["abdomen"], anatomy=True) is None
-    counts = count_pixels(IMAGES["abdomen"])
+    assert survey(images()["abdomen"], anatomy=True) is None
+    counts = count_pixels(images()["abdomen"])
     assert replace(counts, levels=limits.LEVELS) == expected
 
 
 def test_another_size_dtype_or_order_is_left_to_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_library, "LIBRARY", built())
-    hu = IMAGES["abdomen"]
+    hu = images()["abdomen"]
     for other in (hu[:256, :256], hu[None], hu.T, hu.astype(np.float64), hu.astype(">f4")):
         assert survey(other, anatomy=False) is None
     assert survey(hu, anatomy=False) is not None
@@ -165,7 +164,7 @@ def test_arm64_measures_the_same() -> None:
     program = compiled(ROOT / "tests/native/survey.c", arm_library(), CROSS_C)
     names = ["abdomen", "maze", "blocks", "borders"]
     for instructions, dtype in itertools.product(("neon", "plain"), (np.float32, np.int16)):
-        slices = [IMAGES[name] for name in names]
+        slices = [images()[name] for name in names]
         if dtype is np.int16:
             slices = [np.rint(hu).astype(dtype) for hu in slices]
         sent = b"".join(hu.tobytes() for hu in slices)
