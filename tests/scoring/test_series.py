@@ -758,8 +758,9 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("as_json", [False, True], ids=["table", "json"])
+@pytest.mark.sample(every=2)  # of seven options: each with the table or with JSON
 @pytest.mark.parametrize("option", WRITERS)
+@pytest.mark.parametrize("as_json", [False, True], ids=["table", "json"])
 def test_a_writer_that_fails_costs_neither_the_scores_nor_another_output(
     run: Any,
     bundle: Path,
