@@ -4,12 +4,19 @@ from typing import Any
 
 import pytest
 import torch
-from support.kernel_tests import DEVICES, NEEDS_TRITON, by_dtype, skip_wrong_products
+from support.kernel_tests import (
+    DEVICES,
+    NEEDS_TRITON,
+    assert_gradients_are_the_references,
+    by_dtype,
+    skip_wrong_products,
+)
 from support.oracles import fused_linear_oracle
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clinreadnet.kernels import fused_linear
+from clinreadnet.kernels.dispatch import Impl
 from clinreadnet.kernels.ptx.cases import uneven
 from clinreadnet.kernels.ptx.inputs import fused_linear_inputs
 
@@ -175,21 +182,15 @@ def test_parameters_may_have_any_strides(device: str) -> None:
 def test_gradients_are_the_references(
     device: str, parts: dict[str, bool], needed: list[str] | None
 ) -> None:
-    def gradients(impl: str) -> dict[str, Tensor | None]:
-        merge = parts.get("merge", False)
-        shape = (3, 2, 4, 32) if merge else (3, 5, 32)
-        args = inputs(*shape, outputs=64, device=device, **parts)
-        for name, tensor in args.items():
-            tensor.requires_grad_(needed is None or name in needed)
-        out = fused_linear(**args, gelu=True, merge=merge, impl=impl)
-        out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape).half())
-        return {name: tensor.grad for name, tensor in args.items()}
+    merge = parts.get("merge", False)
+    args = inputs(*((3, 2, 4, 32) if merge else (3, 5, 32)), outputs=64, **parts)
 
-    ours, theirs = gradients("triton"), gradients("reference")
-    for name, expected in theirs.items():
-        assert (ours[name] is None) == (expected is None) == (name not in (needed or theirs))
-        if expected is not None:
-            torch.testing.assert_close(ours[name], expected)
+    def op(*tensors: Tensor, impl: Impl) -> Tensor:
+        named = dict(zip(args, tensors, strict=True))
+        return fused_linear(**named, gelu=True, merge=merge, impl=impl)
+
+    places = [place for place, name in enumerate(args) if needed is None or name in needed]
+    assert_gradients_are_the_references(op, list(args.values()), places, device)
 
 
 @pytest.mark.interpret
