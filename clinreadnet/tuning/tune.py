@@ -29,6 +29,7 @@ from clinreadnet.files import whole_file
 from clinreadnet.kernels.launch import (
     CONFIGS,
     config_file,
+    fenced,
     file_name,
     gpu_of,
     multiprocessors_of,
@@ -249,7 +250,7 @@ def tune(
             names = ", ".join("/".join(keys) for keys in known)
             raise InputError(f"only={'/'.join(name)}: unknown; known: {names}")
     wanted = [
-        (keys, config, TUNABLE[keys[0]](*keys[1:]))
+        (keys, fenced(config, capability), _fenced(TUNABLE[keys[0]](*keys[1:]), capability))
         for keys, config in known.items()
         if any(keys[: len(name)] == name for name in chosen)
     ]
@@ -296,6 +297,11 @@ def _read_base(path: str | os.PathLike[str], gpu: str) -> dict[str, Any]:
     if of != gpu:
         raise InputError(f"{path}: is of {of}, not of {gpu}; name another file as `out`")
     return dict(content)
+
+
+def _fenced(tunable: Tunable, capability: int) -> Tunable:
+    candidates = tuple(c for c in tunable.candidates if fenced(c, capability) == c)
+    return replace(tunable, candidates=candidates)
 
 
 def _shortened(

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,19 @@ def test_a_part_can_be_tuned_alone(pretend_gpu: Path) -> None:
     (path,) = set(pretend_gpu.iterdir()) - {pretend_gpu / "default.json"}
     written = json.loads(path.read_text())
     assert written["doubling"]["float16"] == {"64": {"block": 4}, "128": IN_USE}
+
+
+def test_what_triton_compiles_wrongly_is_not_tried(
+    pretend_gpu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipelines of Triton 3.6 on compute capability 9.0: twice the same code would be timed."""
+    monkeypatch.setattr(tune.triton, "__version__", "3.6.0")
+    made = tune.TUNABLE["doubling"]("float16", "64")
+    piped = tuple({**c, "stages": stages} for c in made.candidates for stages in (1, 3))
+    tunable = lambda *keys: replace(made, candidates=piped)  # noqa: E731
+    monkeypatch.setattr(tune, "TUNABLE", {"doubling": tunable})
+    (result,) = tune.tune(only=["doubling/float16/64"]).tuned
+    assert [t.config for t in result.trials] == [IN_USE, *piped[::2]]
 
 
 def test_dry_run_writes_nothing(pretend_gpu: Path) -> None:
