@@ -125,10 +125,10 @@ def run(kernel: Kernel, count: int) -> dict[str, Any]:
     }
 
 
-def kernels(targets: Sequence[str]) -> Iterator[tuple[str, Kernel]]:
-    """Export and yield the kernels of all networks, most informative first."""
+def kernels(networks: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[str, Kernel]]:
+    """Export and yield the kernels of networks, most informative first."""
     with tempfile.TemporaryDirectory() as folder:
-        for network in NETWORKS:
+        for network in networks:
             for precision in PRECISIONS_RUN:
                 for target in targets:
                     out = Path(folder) / f"{network}-{target}-{precision}"
@@ -140,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Record every kernel; return 1 if one exceeds its budget."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
+    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=tuple(NETWORKS))
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=TARGETS)
     parser.add_argument("--mutants", type=int, default=MUTANTS, help="mutants of each kernel")
     parser.add_argument("--out", type=Path, default=RECORD, help="record to write or continue")
@@ -158,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = before.get("kernels", {}) if before.get("machine") == head["machine"] else {}
     kernels_run: dict[str, Any] = {}
     complete = True
-    for network, kernel in kernels(options.target):
+    for network, kernel in kernels(options.network, options.target):
         key = sha256(kernel.body.encode()).hexdigest()[:16]
         name = f"{network}/{kernel.file}"
         if key in kernels_run:

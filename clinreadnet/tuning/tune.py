@@ -206,9 +206,9 @@ def search(
         return result
     times = tuple(clock(partial(item.op, item.tensors, "reference")) for item in examples)
     layers = _won(tunable.library, times, result.best.milliseconds)
-    result = replace(result, library=Trial({"library": layers}, times))
-    tried(result.library)
-    return result
+    library = Trial({"library": layers}, times)
+    tried(library)
+    return replace(result, library=library)
 
 
 def _won(
