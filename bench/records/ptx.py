@@ -6,6 +6,8 @@ files, heads of 32 channels, four octaves.
 With options, `python -m bench.records.ptx` records a part, such as a target without mutants, or the
 code of another Triton, in another file.
 
+The tests of the code that Triton's launcher makes run first, and the record counts them.
+
 The result of a kernel is kept while its PTX and the machine are unchanged, so a stopped run can be
 continued. The record is written after each kernel.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +31,8 @@ from unittest.mock import patch
 import triton
 
 import clinreadnet.kernels.ptx
-from bench.recording import RESULTS, run_facts
+from bench.gpu_check.run import counts
+from bench.recording import RESULTS, ROOT, run_facts
 from bench.records.mutants import KINDS, mutants, verdict
 from clinreadnet.export.check_kernels import read_kernels
 from clinreadnet.export.kernels import export_kernels
@@ -136,6 +140,16 @@ def kernels(networks: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[s
                         yield network, kernel
 
 
+def launched() -> dict[str, Any]:
+    """Run the code that Triton's launcher makes, which assumes sizes; return the counts of tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        tests = ["tests/kernels/ptx/test_launched.py", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+        subprocess.run(command, cwd=ROOT, stdout=sys.stderr)
+        return counts(report)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record every kernel; return 1 if one exceeds its budget."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -154,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "triton": triton.__version__,
         "machine": machine_digest(),
         "mutants_of_each": options.mutants,
+        "launched": launched(),
     }
     before = json.loads(options.out.read_text()) if options.out.exists() else {}
     kept = before.get("kernels", {}) if before.get("machine") == head["machine"] else {}
@@ -182,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if max(kernel_row["error_over_budget"].values()) > 1
     ]
     print("over their budgets:", ", ".join(over) or "none", file=sys.stderr)
-    return 1 if over else 0
+    return 1 if over or head["launched"]["failed"] else 0
 
 
 def _write(out: Path, record: dict[str, Any]) -> None:
