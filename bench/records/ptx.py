@@ -141,7 +141,7 @@ def kernels(networks: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[s
 
 
 def launched() -> dict[str, Any]:
-    """Run the code that Triton's launcher makes, which assumes sizes; return the counts of tests."""
+    """Test the code of Triton's launcher, which specialises sizes; return the numbers of tests."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         tests = ["tests/kernels/ptx/test_launched.py", f"--junitxml={report}"]

@@ -291,7 +291,9 @@ def older_source() -> str:
     whole = "" if record["complete"] else "The run was stopped before its end. "
     return (
         f"{whole}{files} files with {len(kernels)} different kernels, largest error "
-        f"{worst:.2f} of its budget. {_source(record)}"
+        f"{worst:.2f} of its budget; {record['launched']['passed']} of "
+        f"{record['launched']['passed'] + record['launched']['failed']} kernels of the launcher "
+        f"within theirs. {_source(record)}"
     )
 
 
