@@ -83,8 +83,23 @@ def trial(entry: Mapping[str, Any], *keys: str) -> Iterator[None]:
         del _trials[keys]
 
 
+def fenced(entry: Mapping[str, Any], capability: int) -> dict[str, Any]:
+    """Return a configuration without the pipeline that the installed Triton compiles wrongly.
+
+    Triton before 3.7.1 puts no fence between the copies of a pipelined loop and the asynchronous
+    products that read them: wgmma, and tcgen05 of compute capabilities 10 and 11
+    (triton-lang/triton#10537). Without a pipeline it puts the fence.
+    """
+    if entry.get("stages", 1) > 1 and 90 <= capability < 120:
+        import triton
+
+        if tuple(map(int, re.findall(r"\d+", triton.__version__)[:3])) < (3, 7, 1):
+            return {**entry, "stages": 1}
+    return dict(entry)
+
+
 def launch_config(gpu: str, capability: int, *keys: str) -> dict[str, Any]:
-    """Return the entry at ``keys``, outermost first, in the file for this GPU.
+    """Return the entry at ``keys``, outermost first, in the file for this GPU; see `fenced`.
 
     Float32 products follow the setting of torch: unless ``torch.get_float32_matmul_precision()`` is
     "highest", the precision is TF32.
@@ -94,6 +109,7 @@ def launch_config(gpu: str, capability: int, *keys: str) -> dict[str, Any]:
         entry = read_configs(gpu, capability)
         for key in keys:
             entry = entry[key]
+    entry = fenced(entry, capability)
     if torch.get_float32_matmul_precision() != "highest":
         return {**entry, "precision": "tf32"}
-    return dict(entry)
+    return entry

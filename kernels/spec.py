@@ -188,11 +188,14 @@ class TuningEntry:
         candidates: configurations to try besides the one in use.
         compiled: types and shapes with the highest register use, to compile before a launch.
         timed: name, type and shape of each example to time.
+        library: sides and number of tokens of each example, if the entry can name layers that the
+            libraries of PyTorch compute.
     """
 
     candidates: tuple[Config, ...]
     compiled: tuple[tuple[str, LayerShape], ...]
     timed: tuple[tuple[str, str, LayerShape], ...]
+    library: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,8 @@ STEPS: Mapping[str, Step] = {
         tuple(_compiled(2, *SANITIZER, "racecheck")),
     ),
     "tune": Step(
-        "launch configurations of the kernels that lost, the slowest first", tuple(_tuning())
+        "launch configurations of the kernels that lost, the slowest first, and of batch 1",
+        tuple(_tuning()),
     ),
     "kernels-compiled": Step(
         "each op in float16 against torch.compile in its default mode",

@@ -2,7 +2,8 @@
 
 A kernel loses if a baseline is faster, or if it misses a target of docs/benchmarking.md, in the
 rows of the step `kernels` that this run recorded. The first rank is the entry whose lost launches
-take most time in the network. Without rows every entry is tuned.
+take most time in the network. Entries without rows follow, such as those of batch 1, which the step
+does not measure.
 """
 
 from __future__ import annotations
@@ -102,12 +103,10 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     rows = measured(results_of(options.results))
     losers = lost(rows)
-    if not rows:
-        print("no kernel was measured in this run: every entry is tuned")
-    else:
-        print(f"lost: {', '.join(losers) or 'nothing'}")
-        print(f"not measured: {', '.join(unmeasured(rows)) or 'nothing'}")
-    order = list(losers) if rows else entries()
+    others = unmeasured(rows)
+    print(f"lost: {', '.join(losers) or 'nothing'}")
+    print(f"not measured: {', '.join(others) or 'nothing'}")
+    order = [*losers, *others]
     if options.rank > len(order):
         return 0
     entry = order[options.rank - 1]

@@ -3,6 +3,11 @@
 Further networks cover configurations that no preset has: all window sizes of the configuration
 files, heads of 32 channels, four octaves.
 
+With options, `python -m bench.records.ptx` records a part, such as a target without mutants, or the
+code of another Triton, in another file.
+
+The tests of the code that Triton's launcher makes run first, and the record counts them.
+
 The result of a kernel is kept while its PTX and the machine are unchanged, so a stopped run can be
 continued. The record is written after each kernel.
 """
@@ -11,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +31,8 @@ from unittest.mock import patch
 import triton
 
 import clinreadnet.kernels.ptx
-from bench.recording import RESULTS, run_facts
+from bench.gpu_check.run import counts
+from bench.recording import RESULTS, ROOT, run_facts
 from bench.records.mutants import KINDS, mutants, verdict
 from clinreadnet.export.check_kernels import read_kernels
 from clinreadnet.export.kernels import export_kernels
@@ -122,40 +129,58 @@ def run(kernel: Kernel, count: int) -> dict[str, Any]:
     }
 
 
-def kernels(networks: Sequence[str]) -> Iterator[tuple[str, Kernel]]:
+def kernels(networks: Sequence[str], targets: Sequence[str]) -> Iterator[tuple[str, Kernel]]:
     """Export and yield the kernels of networks, most informative first."""
     with tempfile.TemporaryDirectory() as folder:
         for network in networks:
             for precision in PRECISIONS_RUN:
-                for target in TARGETS:
+                for target in targets:
                     out = Path(folder) / f"{network}-{target}-{precision}"
                     for kernel in exported(out, network, [target], [precision]):
                         yield network, kernel
+
+
+def launched() -> dict[str, Any]:
+    """Test the code of Triton's launcher, which specialises sizes; return the numbers of tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        tests = ["tests/kernels/ptx/test_launched.py", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+        subprocess.run(command, cwd=ROOT, stdout=sys.stderr)
+        return counts(report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Record every kernel; return 1 if one exceeds its budget."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--network", nargs="+", choices=NETWORKS, default=tuple(NETWORKS))
+    parser.add_argument("--target", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--mutants", type=int, default=MUTANTS, help="mutants of each kernel")
+    parser.add_argument("--out", type=Path, default=RECORD, help="record to write or continue")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(given)
     end = time.monotonic() + 60 * options.minutes
     head = {
-        **run_facts("make ptx-check"),
+        **run_facts(
+            " ".join(["python -m bench.records.ptx", *given]) if given else "make ptx-check"
+        ),
         "triton": triton.__version__,
         "machine": machine_digest(),
-        "mutants_of_each": MUTANTS,
+        "mutants_of_each": options.mutants,
+        "launched": launched(),
     }
-    before = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    before = json.loads(options.out.read_text()) if options.out.exists() else {}
     kept = before.get("kernels", {}) if before.get("machine") == head["machine"] else {}
     kernels_run: dict[str, Any] = {}
     complete = True
-    for network, kernel in kernels(list(NETWORKS)):
+    for network, kernel in kernels(options.network, options.target):
         key = sha256(kernel.body.encode()).hexdigest()[:16]
         name = f"{network}/{kernel.file}"
         if key in kernels_run:
             kernels_run[key]["files"].append(name)
             continue
-        count = MUTANTS if network == MUTATED else 0
+        count = options.mutants if network == MUTATED else 0
         if key not in kept:
             if time.monotonic() > end:
                 complete = False
@@ -163,22 +188,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kept[key] = run(kernel, count)
             print(name, kept[key]["error_over_budget"], kept[key]["caught"], file=sys.stderr)
         kernels_run[key] = kept[key] | {"files": [name]}
-        _write(head | {"complete": False, "kernels": kept | kernels_run})
-    _write(
-        head | {"complete": complete, "kernels": kernels_run if complete else kept | kernels_run}
-    )
+        _write(options.out, head | {"complete": False, "kernels": kept | kernels_run})
+    rows = kernels_run if complete else kept | kernels_run
+    _write(options.out, head | {"complete": complete, "kernels": rows})
     over = [
         kernel_row["files"][0]
         for kernel_row in kernels_run.values()
         if max(kernel_row["error_over_budget"].values()) > 1
     ]
     print("over their budgets:", ", ".join(over) or "none", file=sys.stderr)
-    return 1 if over else 0
+    return 1 if over or head["launched"]["failed"] else 0
 
 
-def _write(record: dict[str, Any]) -> None:
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(RECORD) as path:
+def _write(out: Path, record: dict[str, Any]) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(out) as path:
         path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

@@ -13,6 +13,8 @@ from clinreadnet.kernels.registry import OPS
 from clinreadnet.kernels.spec import LINEARS, STAGES, STEM, NetworkShape
 
 PTX = RESULTS / "ptx" / "kernels.json"
+OLDER = RESULTS / "kernels" / "triton-3.6.json"
+"""The run of the kernels as the Triton of PyTorch 2.11 compiles them, without mutants."""
 COUNTS = RESULTS / "kernels" / "machine-code.json"
 DETAILED = 90
 """Compute capability for the table of instructions by class."""
@@ -280,6 +282,21 @@ def ptx_source() -> str:
     return f"{whole}{total:.0f} CPU seconds, {_source(ptx())}"
 
 
+def older_source() -> str:
+    """Return number, errors and source of the kernels of the older Triton."""
+    record = read_json(OLDER)
+    kernels = record["kernels"].values()
+    files = sum(len(kernel["files"]) for kernel in kernels)
+    worst = max(max(kernel["error_over_budget"].values()) for kernel in kernels)
+    whole = "" if record["complete"] else "The run was stopped before its end. "
+    return (
+        f"{whole}{files} files with {len(kernels)} different kernels, largest error "
+        f"{worst:.2f} of its budget; {record['launched']['passed']} of "
+        f"{record['launched']['passed'] + record['launched']['failed']} kernels of the launcher "
+        f"within theirs. {_source(record)}"
+    )
+
+
 TABLES = {
     "ceilings": ceilings_table,
     "counted": lambda: _source(counts()),
@@ -289,6 +306,7 @@ TABLES = {
     "missed": missed_table,
     "mutant-kinds": caught_table,
     "mutants": mutants_table,
+    "older-triton": older_source,
     "ptx-run": ptx_source,
     "resources": resources_table,
 }

@@ -46,11 +46,13 @@ class Tunable:
         cases: function from a compute capability to the kernels of this entry that need most
             registers.
         examples: function from a device to the examples to time.
+        library: as in `clinreadnet.kernels.spec.TuningEntry`.
     """
 
     candidates: tuple[Config, ...]
     cases: Callable[[int], list[Case]]
     examples: Callable[[torch.device], list[Example]]
+    library: tuple[tuple[str, int], ...] = ()
 
 
 def compile_obstacle(cases: Sequence[Case]) -> str | None:
@@ -94,7 +96,7 @@ def _tunable(spec: OpSpec, *keys: str) -> Tunable:
         made = (spec.case(capability, dtype, shape) for dtype, shape in entry.compiled)
         return [case for case in made if case is not None]
 
-    return Tunable(entry.candidates, cases, partial(examples_of, spec, entry))
+    return Tunable(entry.candidates, cases, partial(examples_of, spec, entry), entry.library)
 
 
 TUNABLE: dict[str, Callable[..., Tunable]] = {

@@ -29,6 +29,7 @@ from clinreadnet.files import whole_file
 from clinreadnet.kernels.launch import (
     CONFIGS,
     config_file,
+    fenced,
     file_name,
     gpu_of,
     multiprocessors_of,
@@ -63,16 +64,27 @@ class Trial:
 
 @dataclass(frozen=True)
 class EntryTrials:
-    """Trials of an entry. The configuration in use comes first."""
+    """Trials of an entry. The configuration in use comes first.
+
+    ``library`` has the times of PyTorch's libraries, and the layers on which they are faster
+    than the best configuration, if the entry can name such layers.
+    """
 
     keys: tuple[str, ...]
     examples: tuple[str, ...]
     trials: tuple[Trial, ...]
+    library: Trial | None = None
 
     @property
     def best(self) -> Trial:
         """The fastest trial; in a tie, the first."""
         return min(self.trials, key=lambda trial: trial.mean)
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The fastest configuration, with the layers that go to PyTorch's libraries."""
+        layers = self.library.config if self.library and self.library.config["library"] else {}
+        return {**self.best.config, **layers}
 
 
 @dataclass(frozen=True)
@@ -93,9 +105,10 @@ class Tuning:
             {
                 "keys": list(entry.keys),
                 "examples": list(entry.examples),
-                "best": dict(entry.best.config),
+                "best": entry.chosen,
                 "trials": [asdict(t) for t in entry.trials],
             }
+            | ({"library": asdict(entry.library)} if entry.library else {})
             for entry in self.tuned
         ]
         return {"configuration": self.document, "entries": entries}
@@ -152,7 +165,7 @@ def search(
         device: device of the examples.
         clock: function that times a call.
         obstacle: function that returns why cases cannot be launched, or None.
-        tried: called with the trial of each candidate.
+        tried: called with the trial of each candidate, and with that of the libraries.
 
     Returns:
         All trials.
@@ -181,12 +194,36 @@ def search(
         return Trial(config, milliseconds=tuple(times))
 
     trials = []
+    in_use = {key: value for key, value in in_use.items() if key != "library"}
     for config in [in_use, *(c for c in tunable.candidates if c != in_use)]:
         trials.append(attempt(config))
         tried(trials[-1])
     if all(item.dropped for item in trials):
         raise CheckFailed(f"{' '.join(keys)}: no candidate can be used; {trials[0].dropped}")
-    return EntryTrials(keys, tuple(item.name for item in examples), tuple(trials))
+    names = tuple(item.name for item in examples)
+    result = EntryTrials(keys, names, tuple(trials))
+    if not tunable.library:
+        return result
+    times = tuple(clock(partial(item.op, item.tensors, "reference")) for item in examples)
+    layers = _won(tunable.library, times, result.best.milliseconds)
+    library = Trial({"library": layers}, times)
+    tried(library)
+    return replace(result, library=library)
+
+
+def _won(
+    layers: Sequence[tuple[str, int]], ours: Sequence[float], theirs: Sequence[float]
+) -> dict[str, int]:
+    """Return the least number of tokens by sides from which every example is faster in ``ours``."""
+    least: dict[str, int] = {}
+    lost = set()
+    rows = zip(layers, ours, theirs, strict=True)
+    for (sides, tokens), mine, other in sorted(rows, key=lambda row: -row[0][1]):
+        if mine < other and sides not in lost:
+            least[sides] = tokens
+        else:
+            lost.add(sides)
+    return least
 
 
 def gpu_clock(run: Callable[[], object]) -> float:
@@ -249,7 +286,7 @@ def tune(
             names = ", ".join("/".join(keys) for keys in known)
             raise InputError(f"only={'/'.join(name)}: unknown; known: {names}")
     wanted = [
-        (keys, config, TUNABLE[keys[0]](*keys[1:]))
+        (keys, fenced(config, capability), _fenced(TUNABLE[keys[0]](*keys[1:]), capability))
         for keys, config in known.items()
         if any(keys[: len(name)] == name for name in chosen)
     ]
@@ -260,7 +297,7 @@ def tune(
         ]
     tuned = []
     with progress_bar() as bar:
-        total = sum(1 + len(tunable.candidates) for _, _, tunable in wanted)
+        total = sum(1 + len(t.candidates) + bool(t.library) for _, _, t in wanted)
         task = bar.add_task(f"Tuning on {gpu}", total=total)
         for keys, config, tunable in wanted:
 
@@ -281,7 +318,7 @@ def tune(
             place = document
             for key in keys[:-1]:
                 place = place[key]
-            place[keys[-1]] = dict(trials.best.config)
+            place[keys[-1]] = trials.chosen
     return Tuning(document, tuple(tuned))
 
 
@@ -296,6 +333,11 @@ def _read_base(path: str | os.PathLike[str], gpu: str) -> dict[str, Any]:
     if of != gpu:
         raise InputError(f"{path}: is of {of}, not of {gpu}; name another file as `out`")
     return dict(content)
+
+
+def _fenced(tunable: Tunable, capability: int) -> Tunable:
+    candidates = tuple(c for c in tunable.candidates if fenced(c, capability) == c)
+    return replace(tunable, candidates=candidates)
 
 
 def _shortened(
@@ -337,7 +379,7 @@ def print_tuning(tuning: Tuning, console: Console) -> None:
     columns = [
         Column(
             "best",
-            ["\n".join(f"{k} {v}" for k, v in e.best.config.items()) for e in entries],
+            ["\n".join(f"{k} {v}" for k, v in e.chosen.items()) for e in entries],
             1,
             "left",
         ),

@@ -444,22 +444,28 @@ def test_what_lost_is_slower_than_a_baseline_or_misses_a_target() -> None:
     assert set(tune.unmeasured(MEASURED)) >= {"fused_linear/float16/norm/small", "mlp/float16/48"}
 
 
-def test_every_row_that_the_plan_measures_has_an_entry_to_tune() -> None:
-    rows = [
-        KernelRow(
+def every_row(*batches: int, **ms: float) -> tuple[KernelRow, ...]:
+    return tuple(
+        kernel_row(
             spec.name,
-            dtype,
-            batch,
-            "",
-            {},
-            1,
-            1,
             int(shape.name.split()[1]) if "stage" in shape.name else None,
             shape.linear or shape.spread,
+            batch,
+            **ms,
         )
         for spec, shape, dtype, batch in kernels.rows().values()
-        if dtype == "float16"
-    ]
+        if dtype == "float16" and (not batches or batch in batches)
+    )
+
+
+WON = every_row(8, 64, kernel=0.1, eager=9.0, copy=0.1)
+"""All rows of the step `kernels`, without a loss."""
+SMALL = ("fused_linear/float16/norm/small", "fused_linear/float16/plain/small")
+"""The entries of batch 1."""
+
+
+def test_every_row_that_the_plan_measures_has_an_entry_to_tune() -> None:
+    rows = every_row(kernel=1.0)
     of = [list(tune.rows_of(entry, rows)) for entry in tune.entries()]
     assert all(of) and sum(map(len, of)) == len(rows)
     assert tune.unmeasured(rows) == []
@@ -468,14 +474,17 @@ def test_every_row_that_the_plan_measures_has_an_entry_to_tune() -> None:
 @pytest.mark.parametrize(
     ("rows", "rank", "said", "entry"),
     [
-        pytest.param(MEASURED, 1, "1 of 3: " + LOST[0], LOST[0], id="longest"),
+        pytest.param(MEASURED, 1, "1 of 11: " + LOST[0], LOST[0], id="longest"),
         pytest.param(MEASURED, 3, "stem, batch 64: 1.0000 ms; Sobel stem", LOST[2], id="last"),
-        pytest.param(MEASURED, 4, "lost: " + ", ".join(LOST), None, id="no-fourth"),
-        pytest.param(MEASURED[1:2], 1, "lost: nothing\n", None, id="nothing-lost"),
-        pytest.param((), 1, "every entry is tuned", "sobel_stem/float16/32", id="no-rows"),
+        pytest.param(MEASURED, 4, "4 of 11: ", "window_attention/float16/64", id="unmeasured"),
+        pytest.param(MEASURED, 12, "lost: " + ", ".join(LOST), None, id="no-twelfth"),
+        pytest.param(WON, 1, "lost: nothing\n", SMALL[0], id="batch-1"),
+        pytest.param(WON, 2, f"not measured: {', '.join(SMALL)}\n", SMALL[1], id="batch-1-too"),
+        pytest.param(WON, 3, "lost: nothing\n", None, id="nothing-lost"),
+        pytest.param((), 1, "1 of 14: ", "sobel_stem/float16/32", id="no-rows"),
     ],
 )
-def test_only_what_lost_is_tuned(
+def test_only_what_lost_or_was_not_measured_is_tuned(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

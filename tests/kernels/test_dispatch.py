@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import clinreadnet.kernels
 from clinreadnet.kernels import dispatch, sobel_stem
-from clinreadnet.kernels.launch import CONFIGS, config_file, launch_config
+from clinreadnet.kernels.launch import CONFIGS, config_file, launch_config, trial
 from clinreadnet.kernels.registry import OPS
 
 
@@ -141,6 +141,28 @@ def test_float32_products_follow_torch() -> None:
         assert launch_config("", 0, *keys)["precision"] == "tf32"
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "stages"),
+    [
+        pytest.param("3.6.0", 90, 1, id="wgmma"),
+        pytest.param("3.7.0+git1234abc", 103, 1, id="tcgen05"),
+        pytest.param("3.6.0", 89, 3, id="no-asynchronous-product"),
+        pytest.param("3.6.0", 120, 3, id="nor-after-it"),
+        pytest.param("3.7.1", 90, 3, id="fenced"),
+        pytest.param("3.10.0", 90, 3, id="fenced-later"),
+    ],
+)
+def test_no_pipeline_without_its_fence(
+    monkeypatch: pytest.MonkeyPatch, version: str, capability: int, stages: int
+) -> None:
+    triton = pytest.importorskip("triton", reason="triton is not installed")
+    monkeypatch.setattr(triton, "__version__", version)
+    entry = {"block_m": 64, "stages": 3}
+    keys = ("fused_linear", "float16", "plain", "small")
+    with trial(entry, *keys):
+        assert launch_config("", capability, *keys) == entry | {"stages": stages}
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from clinreadnet.kernels import dispatch
+from clinreadnet.kernels.dispatch import traced_as_ops
 from clinreadnet.kernels.registry import OPS
 from clinreadnet.model.derived import buffer_derived
 from clinreadnet.model.network import PRESETS, Block, ClinReadNet, ClinReadNetConfig
@@ -204,14 +204,11 @@ class Launches(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("fused", "most"), [pytest.param(True, 60, id="fused"), pytest.param(False, 175, id="unfused")]
 )
-def test_launches_of_a_slice_do_not_grow(
-    monkeypatch: pytest.MonkeyPatch, fused: bool, most: int
-) -> None:
+def test_launches_of_a_slice_do_not_grow(fused: bool, most: int) -> None:
     """Float16, batch 1, without computing: meta tensors pass for those of a GPU."""
-    monkeypatch.setattr(dispatch, "INTERPRETED", True)
     model = ClinReadNet(kernels="triton", fused=fused).eval().half().to("meta")
     hu = torch.empty(1, 1, 512, 512, dtype=torch.float16, device="meta")
-    with torch.no_grad():
+    with torch.no_grad(), traced_as_ops():
         model(hu)  # computes what depends on the weights alone
         with Launches() as launches:
             model(hu)
@@ -223,14 +220,11 @@ def test_launches_of_a_slice_do_not_grow(
 @pytest.mark.parametrize(
     ("given", "before"), [(torch.float32, 0), (torch.bfloat16, 4)], ids=["float32", "bfloat16"]
 )
-def test_the_stem_encodes_no_rounded_slices(
-    monkeypatch: pytest.MonkeyPatch, given: torch.dtype, before: int
-) -> None:
+def test_the_stem_encodes_no_rounded_slices(given: torch.dtype, before: int) -> None:
     """Slices in bfloat16 are converted, shifted, scaled and clipped before the stem."""
-    monkeypatch.setattr(dispatch, "INTERPRETED", True)
     model = ClinReadNet(PRESETS["tiny"], kernels="triton").eval().bfloat16().to("meta")
     hu = torch.empty(1, 1, 512, 512, dtype=given, device="meta")
-    with torch.no_grad(), Launches() as launches:
+    with torch.no_grad(), traced_as_ops(), Launches() as launches:
         model.stem.from_hu(hu)
     assert launches.names.index("clinreadnet.sobel_stem.default") == before
 
@@ -253,12 +247,11 @@ def compiled_launches(model: ClinReadNet, hu: torch.Tensor) -> list[str]:
     return counted
 
 
-def test_a_compiled_network_computes_no_derived_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_network_computes_no_derived_tensor() -> None:
     """Float16, batch 1: what the weights alone determine is a buffer of the compiled graph."""
-    monkeypatch.setattr(dispatch, "INTERPRETED", True)
     model = ClinReadNet(kernels="triton").eval().half().to("meta")
     hu = torch.empty(1, 1, 512, 512, dtype=torch.float16, device="meta")
-    with torch.no_grad():
+    with torch.no_grad(), traced_as_ops():
         with pytest.raises(AssertionError, match="attention_block.default would copy an argument"):
             compiled_launches(model, hu)
         buffer_derived(model, hu)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import pytest
@@ -28,8 +28,27 @@ def skip_wrong_products(device: str, dtype: torch.dtype) -> None:
         pytest.skip("the interpreter computes wrong bfloat16 products")
 
 
-def assert_gradients_agree(ours: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> None:
-    for our, their in zip(ours, theirs, strict=True):
-        assert (our is None) == (their is None)
-        if our is not None:
-            torch.testing.assert_close(our, their)
+def assert_gradients_are_the_references(
+    op: Callable[..., Tensor],
+    tensors: Sequence[Tensor],
+    needed: Collection[int],
+    device: str,
+    **options: Any,
+) -> None:
+    """Compare the gradients of the ``needed`` tensors; the others have none."""
+
+    def gradients(impl: str) -> list[Tensor | None]:
+        leaves = [
+            tensor.detach().to(device).requires_grad_(place in needed)
+            for place, tensor in enumerate(tensors)
+        ]
+        out = op(*leaves, **options, impl=impl)
+        weights = torch.linspace(-1, 1, out.numel(), device=device)
+        out.backward(weights.reshape(out.shape).to(out.dtype))
+        return [leaf.grad for leaf in leaves]
+
+    pairs = zip(gradients("triton"), gradients("reference"), strict=True)
+    for place, (ours, theirs) in enumerate(pairs):
+        assert (ours is not None) == (theirs is not None) == (place in needed)
+        if ours is not None:
+            torch.testing.assert_close(ours, theirs)

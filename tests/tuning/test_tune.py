@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,40 @@ def test_a_spilling_candidate_is_dropped_before_it_is_launched() -> None:
     assert 2 not in op.launched
 
 
+@pytest.mark.parametrize(
+    ("of_library", "layers"),
+    [
+        pytest.param((0.9, 0.9, 0.9, 9.0), {"2x4": 8}, id="from-a-number-of-tokens-on"),
+        pytest.param((0.9, 1.1, 0.9, 9.0), {"2x4": 64}, id="not-below-a-loss"),
+        pytest.param((0.9, 0.9, 1.0, 0.9), {"3x4": 8}, id="not-in-a-tie"),
+        pytest.param((1.1, 1.1, 1.1, 1.1), {}, id="never"),
+    ],
+)
+def test_layers_go_to_the_library_where_it_is_faster(
+    of_library: tuple[float, ...], layers: dict[str, int]
+) -> None:
+    """Against the best candidate, whatever the entry in use says."""
+    sides = [("2x4", 8), ("2x4", 16), ("2x4", 64), ("3x4", 8)]
+    made = Doubling({1: 2.0, 2: 1.0}).tunable("64")
+    op = made.examples(CPU)[0].op
+    examples = [tune.Example(str(n), (torch.ones(3, 4),), op, 1e-6) for n in range(4)]
+    tunable = replace(made, examples=lambda device: examples, library=tuple(sides))
+    times = iter([*[2.0] * 4, *[1.0] * 4, *of_library])
+    tried: list[tune.Trial] = []
+    result = tune.search(
+        tunable,
+        ("doubling", "64"),
+        IN_USE | {"library": {"5x5": 1}},
+        capability=90,
+        device=CPU,
+        clock=lambda run: next(times),
+        tried=tried.append,
+    )
+    assert tried[-1] == result.library == tune.Trial({"library": layers}, of_library)
+    assert [t.config for t in tried[:-1]] == [IN_USE, {"block": 2}]
+    assert result.chosen == {"block": 2} | ({"library": layers} if layers else {})
+
+
 def test_no_candidate_left_is_an_error() -> None:
     with pytest.raises(CheckFailed, match="doubling 64: no candidate can be used; wrong on one"):
         search(Doubling({1: 1.0, 2: 0.1}, wrong=[1, 2]))
@@ -134,7 +169,7 @@ def test_every_shipped_entry_can_be_tuned(path: Path) -> None:
         tunable = tune.TUNABLE[keys[0]](*keys[1:])
         assert len(tunable.candidates) >= 4
         for candidate in tunable.candidates:
-            assert set(candidate) == set(config), keys
+            assert set(candidate) == set(config) - {"library"}, keys
 
 
 @pytest.mark.compile
@@ -211,6 +246,19 @@ def test_a_part_can_be_tuned_alone(pretend_gpu: Path) -> None:
     (path,) = set(pretend_gpu.iterdir()) - {pretend_gpu / "default.json"}
     written = json.loads(path.read_text())
     assert written["doubling"]["float16"] == {"64": {"block": 4}, "128": IN_USE}
+
+
+def test_what_triton_compiles_wrongly_is_not_tried(
+    pretend_gpu: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipelines of Triton 3.6 on compute capability 9.0: twice the same code would be timed."""
+    monkeypatch.setattr(tune.triton, "__version__", "3.6.0")
+    made = tune.TUNABLE["doubling"]("float16", "64")
+    piped = tuple({**c, "stages": stages} for c in made.candidates for stages in (1, 3))
+    tunable = lambda *keys: replace(made, candidates=piped)  # noqa: E731
+    monkeypatch.setattr(tune, "TUNABLE", {"doubling": tunable})
+    (result,) = tune.tune(only=["doubling/float16/64"]).tuned
+    assert [t.config for t in result.trials] == [IN_USE, *piped[::2]]
 
 
 def test_dry_run_writes_nothing(pretend_gpu: Path) -> None:

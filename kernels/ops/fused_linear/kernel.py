@@ -14,8 +14,9 @@ error. Limits: C and N multiples of 32, float16/bfloat16.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,9 +25,9 @@ import triton.language as tl
 from torch import Tensor
 from torch.library import triton_op
 
-from clinreadnet.kernels.dispatch import register, wrap_triton
+from clinreadnet.kernels.dispatch import register, require, wrap_triton
 from clinreadnet.kernels.grid import Size, ceil_div
-from clinreadnet.kernels.launch import device_of, gpu_of, launch_config
+from clinreadnet.kernels.launch import config_file, device_of, gpu_of, launch_config
 from clinreadnet.kernels.ops.fused_linear.reference import fused_linear_reference
 from clinreadnet.kernels.ops.gelu.kernel import gelu as approximate_gelu
 
@@ -60,6 +61,13 @@ class FusedLinearConfig:
     """Pipeline stages over the chunks: above 1, the next chunks are prefetched."""
     precision: str = "tf32x3"
     """Precision of float32 products; unused for half precision."""
+    library: Mapping[str, int] = field(default_factory=dict)
+    """Least number of tokens from which PyTorch's libraries compute a layer instead of the
+    kernel, by its sides "CxN". `clinreadnet tune` sets it where they are faster."""
+
+    def uses_library(self, tokens: int, channels: int, outputs: int) -> bool:
+        """Return whether PyTorch's libraries compute a layer."""
+        return tokens >= self.library.get(f"{channels}x{outputs}", math.inf)
 
 
 @triton.jit
@@ -160,10 +168,22 @@ def fused_linear_constants(
 def fused_linear_config(
     normalised: bool, tokens: int, dtype: torch.dtype, gpu: str, capability: int
 ) -> FusedLinearConfig:
-    """Return the launch configuration, with or without LayerNorm, for the dtype of x on a GPU."""
+    """Return the launch configuration, with or without LayerNorm, for the dtype of x on a GPU.
+
+    Raises:
+        ValueError: ``library`` in the file is not of numbers of tokens by sides.
+    """
     kind = "norm" if normalised else "plain"
     keys = "fused_linear", str(dtype).removeprefix("torch."), kind, size_of(tokens)
-    return FusedLinearConfig(**launch_config(gpu, capability, *keys))
+    config = FusedLinearConfig(**launch_config(gpu, capability, *keys))
+    require(
+        isinstance(config.library, dict)
+        and all(re.fullmatch(r"[1-9]\d*x[1-9]\d*", sides) for sides in config.library)
+        and all(type(least) is int and least > 0 for least in config.library.values()),
+        f"{config_file(gpu, capability)}: {'/'.join(keys)}: library={config.library!r} is not of "
+        'numbers of tokens above 0 by sides, such as {"768x192": 8193}',
+    )
+    return config
 
 
 def fused_linear_grid(tokens: Size, outputs: int, block_m: int, block_n: int) -> Size:
@@ -194,7 +214,7 @@ def fused_linear_op(
     eps: float,
     merge: bool = False,
 ) -> Tensor:
-    """The kernel as a torch op. ``fused_linear`` checks the arguments."""
+    """The kernel as a torch op, or its libraries. ``fused_linear`` checks the arguments."""
     outputs, channels = weight.shape
     out = _fake(x, weight, merge=merge)
     if out.numel() == 0:
@@ -202,6 +222,9 @@ def fused_linear_op(
     tokens = x.numel() // channels
     gpu = gpu_of(x.device)
     config = fused_linear_config(norm_weight is not None, tokens, x.dtype, *gpu)
+    if config.uses_library(tokens, channels, outputs):
+        tensors = x, weight, bias, norm_weight, norm_bias, residual
+        return fused_linear_reference(*tensors, gelu=gelu, eps=eps, merge=merge)
     constants = fused_linear_constants(channels, outputs, gelu, eps, merge, config)
     grid = fused_linear_grid(tokens, outputs, constants["BLOCK_M"], constants["BLOCK_N"])
     with device_of(x):

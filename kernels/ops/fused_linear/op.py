@@ -66,7 +66,8 @@ def fused_linear(
         impl: "auto" (Triton on CUDA tensors within its limits, else the reference), "triton" or
             "reference"; an explicit choice never falls back. Triton takes a contiguous ``x`` in
             float16 or bfloat16, the other tensors in that dtype, a contiguous ``residual``,
-            multiples of 32 as C and N, and compute capability 8.0 or later.
+            multiples of 32 as C and N, and compute capability 8.0 or later. The launch
+            configuration of a GPU can name layers that PyTorch's libraries compute instead.
 
     Returns:
         [..., N], with ``merge`` [B, H / 2, W / 2, N]; dtype of ``x``.

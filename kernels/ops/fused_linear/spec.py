@@ -181,8 +181,8 @@ def tuning(dtype: str, kind: str, size: str) -> TuningEntry:
     """Return the tuning entry of layers of the preset `small`, with or without LayerNorm."""
     layers = [layer for layer in _STAGES if normalises(layer) == (kind == "norm")]
     shapes = _by_size(layers)[size]
-    sides = {"small": (32, 64), "medium": (64, 128), "large": (128, 256)}[size]
-    tiles = itertools.product(sides, sides, (32, 64), (4, 8), (1, 2, 3))
+    blocks = {"small": (32, 64), "medium": (64, 128), "large": (128, 256)}[size]
+    tiles = itertools.product(blocks, blocks, (32, 64), (4, 8), (1, 2, 3))
     return TuningEntry(
         candidates=tuple(
             {"block_m": m, "block_n": n, "block_k": k, "num_warps": warps, "stages": stages}
@@ -193,6 +193,9 @@ def tuning(dtype: str, kind: str, size: str) -> TuningEntry:
         ),
         compiled=tuple((dtype, shape) for shape in shapes),
         timed=tuple((f"{shape.name}, batch {shape.batch}", dtype, shape) for shape in shapes),
+        library=tuple(
+            ("{}x{}".format(*sides(shape)), (shape.batch or 1) * shape.side**2) for shape in shapes
+        ),
     )
 
 

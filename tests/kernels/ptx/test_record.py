@@ -20,6 +20,7 @@ from bench.records.ptx import (
     TARGETS,
     machine_digest,
 )
+from bench.tables.kernels import OLDER
 from clinreadnet.kernels.ops.fused_linear.kernel import SIZES
 
 CAUGHT = 0.95
@@ -45,6 +46,18 @@ def test_it_is_whole(record: dict[str, Any]) -> None:
 def test_every_kernel_is_within_its_budget(record: dict[str, Any]) -> None:
     worst = {entry["files"][0]: entry["error_over_budget"] for entry in record["kernels"].values()}
     assert [name for name, cases in worst.items() if not max(cases.values()) <= 1] == []
+
+
+def test_every_kernel_of_the_older_triton_is_within_its_budget() -> None:
+    older = json.loads(OLDER.read_text())
+    assert older["complete"] and older["triton"].startswith("3.6.")
+    assert older["launched"]["passed"] >= 26
+    assert not older["launched"]["failed"] and not older["launched"]["skipped"]
+    files = [file for entry in older["kernels"].values() for file in entry["files"]]
+    assert {file.split(".")[2] for file in files} == {*TARGETS}
+    assert "small" in {file.partition("/")[0] for file in files} <= {*NETWORKS}
+    for entry in older["kernels"].values():
+        assert max(entry["error_over_budget"].values()) <= 1, entry["files"][0]
 
 
 def test_mutants_are_caught(record: dict[str, Any]) -> None:

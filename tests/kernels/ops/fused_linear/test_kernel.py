@@ -4,12 +4,20 @@ from typing import Any
 
 import pytest
 import torch
-from support.kernel_tests import DEVICES, NEEDS_TRITON, by_dtype, skip_wrong_products
+from support.kernel_tests import (
+    DEVICES,
+    NEEDS_TRITON,
+    assert_gradients_are_the_references,
+    by_dtype,
+    skip_wrong_products,
+)
 from support.oracles import fused_linear_oracle
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from clinreadnet.kernels import fused_linear
+from clinreadnet.kernels.dispatch import Impl
+from clinreadnet.kernels.launch import launch_config, trial
 from clinreadnet.kernels.ptx.cases import uneven
 from clinreadnet.kernels.ptx.inputs import fused_linear_inputs
 
@@ -175,21 +183,15 @@ def test_parameters_may_have_any_strides(device: str) -> None:
 def test_gradients_are_the_references(
     device: str, parts: dict[str, bool], needed: list[str] | None
 ) -> None:
-    def gradients(impl: str) -> dict[str, Tensor | None]:
-        merge = parts.get("merge", False)
-        shape = (3, 2, 4, 32) if merge else (3, 5, 32)
-        args = inputs(*shape, outputs=64, device=device, **parts)
-        for name, tensor in args.items():
-            tensor.requires_grad_(needed is None or name in needed)
-        out = fused_linear(**args, gelu=True, merge=merge, impl=impl)
-        out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape).half())
-        return {name: tensor.grad for name, tensor in args.items()}
+    merge = parts.get("merge", False)
+    args = inputs(*((3, 2, 4, 32) if merge else (3, 5, 32)), outputs=64, **parts)
 
-    ours, theirs = gradients("triton"), gradients("reference")
-    for name, expected in theirs.items():
-        assert (ours[name] is None) == (expected is None) == (name not in (needed or theirs))
-        if expected is not None:
-            torch.testing.assert_close(ours[name], expected)
+    def op(*tensors: Tensor, impl: Impl) -> Tensor:
+        named = dict(zip(args, tensors, strict=True))
+        return fused_linear(**named, gelu=True, merge=merge, impl=impl)
+
+    places = [place for place, name in enumerate(args) if needed is None or name in needed]
+    assert_gradients_are_the_references(op, list(args.values()), places, device)
 
 
 @pytest.mark.interpret
@@ -220,6 +222,51 @@ def test_the_op_on_the_cpu_is_the_reference() -> None:
     args = inputs(3, 5, 32, outputs=64, norm=True, residual=True)
     expected = fused_linear(**args, gelu=True, impl="reference")
     assert torch.equal(fused_linear_op(**args, gelu=True, eps=1e-5), expected)
+
+
+LIBRARY = ("fused_linear", "float16", "plain", "small")
+
+
+@pytest.mark.parametrize(
+    ("sides", "least", "launched"),
+    [
+        pytest.param("32x64", 16, 1, id="below"),
+        pytest.param("32x64", 15, 0, id="at"),
+        pytest.param("32x64", 14, 0, id="above"),
+        pytest.param("64x32", 1, 1, id="other-layer"),
+    ],
+)
+def test_the_library_computes_a_layer_from_a_number_of_tokens_on(
+    monkeypatch: pytest.MonkeyPatch, sides: str, least: int, launched: int
+) -> None:
+    from clinreadnet.kernels.ops.fused_linear import kernel
+
+    launches: list[object] = []
+    launcher = {"__getitem__": lambda self, grid: lambda *args, **constants: launches.append(grid)}
+    monkeypatch.setattr(kernel, "wrap_triton", lambda function: type("", (), launcher)())
+    args = inputs(3, 5, 32, outputs=64, residual=True)
+    config = launch_config("", 0, *LIBRARY) | {"library": {sides: least}}
+    with trial(config, *LIBRARY):
+        rest = dict.fromkeys(NAMES) | args
+        out = kernel.fused_linear_op._init_fn(**rest, gelu=True, eps=1e-5)
+    assert len(launches) == launched
+    if not launched:
+        assert torch.equal(out, fused_linear(**args, gelu=True, impl="reference"))
+
+
+@pytest.mark.parametrize(
+    "library",
+    [{"32x64": 0}, {"32x64": -5}, {"32x64": 0.5}, {"32x64": True}, {"32": 5}, {"0x64": 5}, [5], 7],
+    ids=str,
+)
+def test_a_nonsense_number_of_tokens_is_refused_in_a_line(library: object) -> None:
+    from clinreadnet.kernels.ops.fused_linear.kernel import fused_linear_config
+
+    with trial(launch_config("", 0, *LIBRARY) | {"library": library}, *LIBRARY):
+        with pytest.raises(ValueError) as refused:
+            fused_linear_config(False, 15, torch.float16, "", 0)
+    (line,) = str(refused.value).splitlines()
+    assert f"default.json: fused_linear/float16/plain/small: library={library!r} is not" in line
 
 
 @pytest.mark.parametrize(

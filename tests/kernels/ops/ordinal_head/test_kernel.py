@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from support.kernel_tests import DEVICES, NEEDS_TRITON, assert_gradients_agree, by_dtype
+from support.kernel_tests import (
+    DEVICES,
+    NEEDS_TRITON,
+    assert_gradients_are_the_references,
+    by_dtype,
+)
 from support.oracles import ordinal_head_oracle
 from torch import Tensor
 
@@ -89,15 +94,7 @@ def test_parameters_may_have_any_strides(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_gradients_are_the_references(device: str) -> None:
-    def gradients(impl: str) -> list[Tensor | None]:
-        args = [tensor.requires_grad_() for tensor in on(device, inputs(2, 5))]
-        out = ordinal_head(*args, impl=impl)
-        out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape))
-        return [tensor.grad for tensor in args]
-
-    ours = gradients("triton")
-    assert all(grad is not None for grad in ours)
-    assert_gradients_agree(ours, gradients("reference"))
+    assert_gradients_are_the_references(ordinal_head, inputs(2, 5), range(5), device)
 
 
 @pytest.mark.interpret

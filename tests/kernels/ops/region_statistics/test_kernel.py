@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.kernel_tests import DEVICES, NEEDS_TRITON, assert_gradients_agree, by_dtype
+from support.kernel_tests import (
+    DEVICES,
+    NEEDS_TRITON,
+    assert_gradients_are_the_references,
+    by_dtype,
+)
 from support.oracles import region_statistics_oracle
 from torch import Tensor
 
@@ -97,16 +102,8 @@ def test_parameters_may_have_any_strides(device: str) -> None:
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_gradients_are_the_references(device: str) -> None:
-    def gradients(impl: str) -> list[Tensor | None]:
-        made = inputs(2, 8, 16, 16, dtype=torch.float32)
-        args = [tensor.requires_grad_() for tensor in on(device, made)]
-        out = region_statistics(*args, **TILES, impl=impl)
-        out.backward(torch.linspace(-1, 1, out.numel(), device=device).reshape(out.shape))
-        return [tensor.grad for tensor in args]
-
-    ours = gradients("triton")
-    assert all(grad is not None for grad in ours)
-    assert_gradients_agree(ours, gradients("reference"))
+    args = inputs(2, 8, 16, 16, dtype=torch.float32)
+    assert_gradients_are_the_references(region_statistics, args, range(3), device, **TILES)
 
 
 @pytest.mark.interpret
