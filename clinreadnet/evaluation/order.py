@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 
+from clinreadnet.data.ldctiqa import LdctiqaFolder
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.labels import open_labelled, score_folder
@@ -129,26 +130,31 @@ def evaluate_order(
             recorded slice is not in ``clean``.
     """
     folder = open_labelled(data)
-    records = folder.records
-    keys = {"anatomy", "noise_level", "views", "quality"}
-    if records is None or not all(keys <= record.keys() for record in records):
-        raise InputError(
-            f"{data}: no simulation.json that says how each image was degraded; make the folder "
-            "with `clinreadnet simulate`"
-        )
-    originals = _originals(records, clean)
+    originals = find_originals(folder, clean)
     model = load_checkpoint(checkpoint or pretrained_path())
     limits = {
         anatomy: float(predict(model, np.rint(ref.load()).astype(np.int16)[None])["score"][0])
         for anatomy, ref in originals.items()
     }
-    return degradation_order(folder.names, score_folder(folder, model)["score"], records, limits)
+    scores = score_folder(folder, model)["score"]
+    return degradation_order(folder.names, scores, folder.records or [], limits)
 
 
-def _originals(
-    records: Sequence[Mapping[str, Any]], clean: Sequence[str | os.PathLike[str]]
+def find_originals(
+    folder: LdctiqaFolder, clean: Sequence[str | os.PathLike[str]]
 ) -> dict[int, SliceRef]:
-    """Return the source slice of each anatomy; empty without ``clean``."""
+    """Return the source slice of each anatomy of a folder; empty without ``clean``.
+
+    Raises:
+        InputError: degradations are not recorded, or a recorded slice is not in ``clean``.
+    """
+    records = folder.records
+    keys = {"anatomy", "noise_level", "views", "quality"}
+    if records is None or not all(keys <= record.keys() for record in records):
+        raise InputError(
+            f"{folder.folder}: no simulation.json that says how each image was degraded; make the "
+            "folder with `clinreadnet simulate`"
+        )
     if not clean:
         return {}
     refs = {Path(ref.name).name: ref for ref in find_slices(clean)}
@@ -156,10 +162,16 @@ def _originals(
     for record in records:
         if record.get("variant", 0):  # another view of the slice, which is not in a file
             continue
-        source = record.get("slice", "a phantom")
+        source = record.get("slice")
+        if source is None:
+            raise InputError(
+                f"{folder.folder}: made of phantoms, which are in no file; give a folder that was "
+                "made of the slices of `clean`"
+            )
         if source not in refs:
             raise InputError(
-                f"anatomy {record['anatomy']} was made from {source}, which `clean` does not name"
+                f"{folder.folder}: anatomy {record['anatomy']} was made from {source}, which "
+                "`clean` does not name"
             )
         originals[record["anatomy"]] = refs[source]
     return originals
