@@ -341,11 +341,11 @@ def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPa
         acquisition = Acquisition()
         loaded_mm, hint, instance_uid = 0.7, Hint(), ""
 
-        def load(self) -> np.ndarray:
+        def load_compact(self) -> np.ndarray:
             nonlocal read
             read += 1
             assert read <= scored + 3 * session.batch
-            return noise(read).astype(np.float32)
+            return noise(read)
 
     def advance(n: int) -> None:
         nonlocal scored
