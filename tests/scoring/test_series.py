@@ -539,6 +539,12 @@ def test_a_damaged_slice_ends_the_command_without_scores(
     done = run("score", spoil(tmp_path), "--bundle", bundle)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "a.dcm: truncated" in done.stderr
+    assert done.stderr.endswith("; --keep-going leaves it out\n")
+    done = run("score", tmp_path / "good.dcm", tmp_path / "odd.dcm", "--bundle", bundle)
+    assert done.returncode == 2 and "odd.dcm: pixel data cannot be decoded" in done.stderr
+    assert done.stderr.endswith("; --keep-going leaves it out\n")
+    done = run("score", tmp_path / "odd.dcm", "--bundle", bundle)
+    assert done.returncode == 2 and "--keep-going" not in done.stderr
 
 
 def test_keep_going_leaves_damaged_slices_out_and_counts_them(
