@@ -122,14 +122,9 @@ def score(
     if site_limits is not None:
         report = with_limits(report, site_limits)
     outputs.write(report, session)
-    failures = list(outputs.failures)
-    if left_out:
-        failures.append(
-            CheckFailed(
-                f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above "
-                "say why"
-            )
-        )
-    raise_failures(failures)
+    damaged = CheckFailed(
+        f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above say why"
+    )
+    raise_failures([*([damaged] if left_out else []), *outputs.failures])
     if report.limits is not None:
         report.limits.check()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from clinreadnet.cli.common import print_json
 from clinreadnet.console import Output, status
 from clinreadnet.data.slices import SliceRef
-from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin, os_error_line
+from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin
 from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder
 from clinreadnet.runtime import Session
 from clinreadnet.scoring import pdf, plot, viewer, write
@@ -145,18 +145,17 @@ class ScoreOutputs:
             self._targets.pop(name, None)
 
     def _attempt(self, name: str, write: Callable[..., object], *given: Any) -> None:
-        """Write an output if requested. An error becomes one line and exit status 1."""
+        """Write an output if requested. An error becomes one line.
+
+        The exit status is 2 if the output cannot be written, 1 if a library fails.
+        """
         place = self._targets.get(name)
         if place is None:
             return
         try:
             write(*given, place)
-        except BrokenPipeError as failure:
+        except (OSError, ClinReadNetError) as failure:
             self.failures.append(failure)
-        except OSError as failure:
-            self.failures.append(CheckFailed(os_error_line(failure)))
-        except ClinReadNetError as failure:
-            self.failures.append(CheckFailed(failure.full))
         except Exception as error:  # errors of libraries can repeat header values
             reason = f"{place}: not written ({origin(error)}); the scores are complete"
             self.failures.append(CheckFailed(reason))

@@ -599,7 +599,7 @@ def test_a_disk_that_fills_up_does_not_cost_the_scores(
     Path("a.csv").write_text("old")
     monkeypatch.setattr(os, "fsync", full)
     done = run("score", path, "--bundle", bundle, "--csv", "a.csv", "--json")
-    assert done.returncode == 1 and len(json.loads(done.stdout)["slices"]) == 1
+    assert done.returncode == 2 and len(json.loads(done.stdout)["slices"]) == 1
     assert done.stderr == "clinreadnet: a.csv: No space left on device; free some space\n"
     assert Path("a.csv").read_text() == "old" and os.listdir() == ["a.csv"]
 
@@ -611,7 +611,7 @@ def test_a_pipe_without_a_reader_does_not_cost_the_scores(
     os.mkfifo("pipe")
     path = write_ct(tmp_path / "a.dcm")
     done = run("score", path, "--bundle", bundle, "--csv", "pipe", "--json")
-    assert done.returncode == 1 and len(json.loads(done.stdout)["slices"]) == 1
+    assert done.returncode == 2 and len(json.loads(done.stdout)["slices"]) == 1
     assert "pipe: no program reads this pipe" in done.stderr
 
 
