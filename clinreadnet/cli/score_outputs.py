@@ -15,7 +15,7 @@ from clinreadnet.cli.common import print_json
 from clinreadnet.console import Output, status
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin
-from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder
+from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder, same_file
 from clinreadnet.runtime import Session
 from clinreadnet.scoring import pdf, plot, viewer, write
 from clinreadnet.scoring.result import SeriesReport
@@ -24,7 +24,8 @@ from clinreadnet.scoring.table import print_report
 if TYPE_CHECKING:
     from clinreadnet.dicom.sources import Sources
 
-_FILES = ("csv", "plot", "html", "pdf")
+_FILES = {"csv": (".csv",), "plot": (), "html": (".html", ".htm"), "pdf": (".pdf",)}
+"""Outputs that are files, with their suffixes; `plot.check_plot` has those of a plot."""
 _OBJECTS = ("sr", "map", "secondary_capture")
 
 
@@ -57,16 +58,17 @@ class ScoreOutputs:
         if "challenge_output" in places:
             places["challenge_output"] /= write.CHALLENGE_FILE
         check_distinct(places)
-        self._files = [places[name] for name in _FILES if name in places]
-        for target in self._files:
-            check_output(target)
+        self._files = {places[name]: _FILES[name] for name in _FILES if name in places}
+        for target, suffixes in self._files.items():
+            # A file that exists may be an input, which `check_slices` says.
+            check_output(target, suffixes=() if same_file(target) else suffixes)
         if "plot" in places:
             plot.check_plot(places["plot"])
         if "pdf" in places:
             plot.check_matplotlib()
         if "challenge_output" in places:
             write.check_challenge_output(self._targets["challenge_output"])
-            self._files.append(places["challenge_output"])
+            self._files[places["challenge_output"]] = ()
         folders = [places[name] for name in _OBJECTS if name in places]
         if folders:
             # Import all of them, so that a missing package is reported before scoring.
@@ -88,8 +90,8 @@ class ScoreOutputs:
             InputError: an output is an input, or the page would be too large.
         """
         read = [*{ref.path for ref in refs}, *inputs]
-        for target in self._files:
-            check_output(target, inputs=read)
+        for target, suffixes in self._files.items():
+            check_output(target, inputs=read, suffixes=suffixes)
         if "html" in self._targets:
             viewer.check_html(len(refs))
         if not self.keep:

@@ -779,7 +779,8 @@ def test_a_writer_that_fails_costs_neither_the_scores_nor_another_output(
         raise TypeError("value of patient_name: 'Secret^Name'\nand more")
 
     monkeypatch.setattr(WRITERS[option], broken)
-    outputs = {name: name.strip("-") for name in WRITERS} | {"--plot": "a.png", "--html": "a.html"}
+    outputs = {name: name.strip("-") for name in WRITERS}
+    outputs |= {"--plot": "a.png", "--html": "a.html", "--pdf": "a.pdf", "--csv": "a.csv"}
     given = [part for pair in outputs.items() for part in pair]
     path = write_ct(tmp_path / "a.dcm")
     done = run("score", path, "--bundle", bundle, *given, *(["--json"] if as_json else []))
