@@ -116,6 +116,20 @@ def test_no_error_of_the_library_spells_an_option() -> None:
     assert spelled == []
 
 
+@pytest.mark.parametrize(
+    "command", ["export --out o", "export-kernels --out o --format ptx --target sm90"]
+)
+def test_a_folder_that_exists_is_refused_before_pytorch_is_imported(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    Path("o").mkdir()
+    error = CliRunner().invoke(app, command.split()).exception
+    assert isinstance(error, InputError)
+    assert str(error) == "o: already exists; give --force, or name another"
+
+
 @pytest.mark.parametrize("exists", [False, True], ids=["new", "existing"])
 @pytest.mark.parametrize(
     ("command", "name", "suffix"),
