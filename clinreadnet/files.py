@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import combinations
 from pathlib import Path
@@ -147,17 +147,25 @@ def _why_unreadable(path: AnyPath, error: OSError | ValueError) -> str:
 # Writing
 
 
-def check_output(target: AnyPath, *, inputs: Iterable[AnyPath] = (), size: int = 0) -> None:
+def check_output(
+    target: AnyPath,
+    *,
+    inputs: Iterable[AnyPath] = (),
+    size: int = 0,
+    suffixes: Sequence[str] = (),
+) -> None:
     """Check, before a long computation, that a file can be written.
 
     Args:
         target: as in `whole_file`.
         inputs: input files; ``target`` must not be one of them.
         size: approximate size of the output in bytes.
+        suffixes: suffixes of the format, such as ``.pdf``; empty for any. Standard output, pipes
+            and devices have none.
 
     Raises:
-        InputError: ``target`` is an input, a folder or write-protected, its folder does not exist
-            or cannot be written, or there is too little space.
+        InputError: ``target`` is an input, a folder or write-protected, has another suffix, its
+            folder does not exist or cannot be written, or there is too little space.
     """
     target = Path(target)
     place = _destination(target)
@@ -168,6 +176,8 @@ def check_output(target: AnyPath, *, inputs: Iterable[AnyPath] = (), size: int =
             if same_file(path) == identity:
                 raise InputError(f"{target}: is also an input ({path}); name another file")
     if place is not None:
+        if suffixes and target.suffix.lower() not in suffixes:
+            raise InputError(f"{target}: give a name that ends in {' or '.join(suffixes)}")
         if place.exists() and not os.access(place, os.W_OK):
             raise InputError(f"{target}: is write-protected; name another file")
         _check_folder(place, target, size)

@@ -113,7 +113,10 @@ def write_repository(
     plans, left_out = _plan(manifest)
     if not plans:
         reasons = "; ".join(f"{file}: {reason}" for file, reason in left_out.items())
-        raise InputError(f"{bundle}: holds nothing that Triton can load ({reasons})")
+        raise InputError(
+            f"{bundle}: holds nothing that Triton can load ({reasons}); make a bundle of ONNX "
+            "graphs with `clinreadnet export --out bundle`, and give it as `bundle`"
+        )
     golden = read_golden(bundle, manifest.golden)["hu"]
     size = sum(listed.size for listed in listed_files(manifest))
     check_output_folder(out, force=force, inputs=[bundle], size=size)
@@ -176,7 +179,7 @@ def _plan(manifest: Manifest) -> tuple[list[_Plan], dict[str, str]]:
             plans[name] = _Plan(name, "onnxruntime", artifact, {"": artifact})
             continue
         if artifact.kind == "checkpoint":
-            left_out[artifact.title] = "Triton has no backend for checkpoints; serve the ONNX graph"
+            left_out[artifact.title] = "Triton has no backend for checkpoints"
             continue
         reason = _refusal(artifact)
         if reason is None:

@@ -21,22 +21,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
-from bench.recording import run_facts
-from bench.tables.recorded import markdown
-from clinreadnet.data.ldctiqa import LdctiqaFolder
-from clinreadnet.data.region import OUTSIDE, find_region
-from clinreadnet.data.slices import find_slices
-from clinreadnet.data.tiles import read_tiles
+from clinreadnet.console import Column, Output, fitted_table, status
 from clinreadnet.errors import InputError
-from clinreadnet.evaluation.labels import ceiling, open_labelled, score_folder
-from clinreadnet.evaluation.maps import map_errors
-from clinreadnet.evaluation.order import evaluate_order
-from clinreadnet.metrics import Interval, interval, resample_counts, resampled_sums, srocc
-from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
-from clinreadnet.model.predict import predict
-from clinreadnet.runtime.bundle.files import digest
-from clinreadnet.simulator.clean import scanned_slice
+
+with status("Importing PyTorch"):
+    from bench.recording import run_facts
+    from bench.tables.recorded import markdown
+    from clinreadnet.data.ldctiqa import LdctiqaFolder
+    from clinreadnet.data.region import OUTSIDE, find_region
+    from clinreadnet.data.slices import find_slices
+    from clinreadnet.data.tiles import read_tiles
+    from clinreadnet.evaluation.labels import ceiling, open_labelled, score_folder
+    from clinreadnet.evaluation.maps import map_errors
+    from clinreadnet.evaluation.order import evaluate_order, find_originals
+    from clinreadnet.metrics import Interval, interval, resample_counts, resampled_sums, srocc
+    from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
+    from clinreadnet.model.predict import predict
+    from clinreadnet.runtime.bundle.files import digest
+    from clinreadnet.simulator.clean import scanned_slice
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -312,27 +316,47 @@ def _rank_correlation(a: Floats, b: Floats) -> float:
     return srocc(a, b) if len(a) > 1 else float("nan")
 
 
+def _columns(rows: Sequence[Row]) -> list[Column]:
+    """Return the columns of the table, beside the data."""
+    changes = [own.difference for own in rows]
+    return [
+        Column("measure", [own.measure for own in rows]),
+        Column("goal", [own.goal for own in rows], 3),
+        Column("shipped", ["" if own.shipped is None else f"{own.shipped:.4g}" for own in rows], 1),
+        Column("candidate", [f"{own.candidate:.4g}" for own in rows]),
+        Column(
+            "difference (95 %)", ["" if change is None else _span(change) for change in changes], 5
+        ),
+        Column("goal met", [{True: "yes", False: "no", None: ""}[own.met] for own in rows], 2),
+        Column("change", [_better(own) for own in rows], 4),
+    ]
+
+
+def _span(change: Interval) -> str:
+    return f"{change['value']:+.4f} ({change['low']:+.4f} … {change['high']:+.4f})"
+
+
+def _better(own: Row) -> str:
+    return {1: "better", -1: "worse", 0: "" if own.difference is None else "open"}[own.better]
+
+
 def table(rows: Sequence[Row]) -> str:
     """Return the rows as a Markdown table."""
-    head = ("data", "measure", "goal", "shipped", "candidate", "difference (95 %)", "goal met", "")
-    body = []
-    for own in rows:
-        change = own.difference
-        body.append(
-            [
-                own.data,
-                own.measure,
-                own.goal,
-                "" if own.shipped is None else f"{own.shipped:.4g}",
-                f"{own.candidate:.4g}",
-                ""
-                if change is None
-                else f"{change['value']:+.4f} ({change['low']:+.4f} … {change['high']:+.4f})",
-                {True: "yes", False: "no", None: ""}[own.met],
-                {1: "better", -1: "worse", 0: "" if change is None else "open"}[own.better],
-            ]
-        )
-    return markdown(head, body)
+    columns = [Column("data", [own.data for own in rows]), *_columns(rows)]
+    body = zip(*(map(str, column.cells) for column in columns), strict=True)
+    return markdown([column.heading for column in columns], list(body))
+
+
+def print_table(rows: Sequence[Row], output: Console) -> None:
+    """Print the rows: a table that fits a terminal, Markdown to a file."""
+    if not output.is_terminal:
+        output.print(table(rows), soft_wrap=True, highlight=False)
+        return
+    for data in dict.fromkeys(own.data for own in rows):
+        own = [row for row in rows if row.data == data]
+        measures, *columns = _columns(own)
+        shown = fitted_table(output, data, list(map(str, measures.cells)), columns, most=12)
+        output.print(shown)
 
 
 def check_role(folders: Sequence[LdctiqaFolder], *, test: bool) -> str:
@@ -358,7 +382,8 @@ def _check_inputs(options: argparse.Namespace) -> None:
     """Check what can be checked before the minutes that the scores take.
 
     Raises:
-        InputError: the checkpoint cannot be read, a folder is named twice or holds no slices.
+        InputError: the checkpoint cannot be read, a folder is named twice or holds no slices, or
+            the degraded copies are not those of the clean slices.
     """
     load_checkpoint(options.checkpoint)
     for paths in (options.data, options.patients, options.real):
@@ -369,6 +394,8 @@ def _check_inputs(options: argparse.Namespace) -> None:
             seen.add(path.resolve())
     for path in (*options.clean, *options.real):
         find_slices([path], resample=True, note=lambda line: None)
+    for path in options.patients:
+        find_originals(open_labelled(path), options.clean)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -390,10 +417,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.clean and not options.patients:
         parser.error("--clean needs --patients: the folder made of these slices")
     checkpoints = (pretrained_path(), options.checkpoint)
-    _check_inputs(options)
-    labelled, degraded = (
-        [open_labelled(path) for path in paths] for paths in (options.data, options.patients)
-    )
+    with status("Reading the folders"):
+        _check_inputs(options)
+        labelled, degraded = (
+            [open_labelled(path) for path in paths] for paths in (options.data, options.patients)
+        )
     role = check_role([*labelled, *degraded], test=options.test)
     rows: list[Row] = []
     for folder in labelled:
@@ -401,7 +429,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for path, folder in zip(options.patients, degraded, strict=True):
         rows += judge_order(path, options.clean, folder, checkpoints)
     for path in options.real:
-        rows += judge_real(path, checkpoints)
+        with status(f"Scoring {path}"):
+            rows += judge_real(path, checkpoints)
     goals = [own for own in rows if own.met is not None]
     record: dict[str, Any] = {
         **run_facts(f"python -m bench.records.judge {options.checkpoint.name}"),
@@ -418,7 +447,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{source['name']} (seed {source['seed']}, {source['breadth']})"
         for source in record["data"]
     )
-    print(f"{role} data: {sets}\n\n{table(rows)}")
+    output = Output()
+    output.print(
+        f"{role} data: {sets or 'slices without labels'}\n", soft_wrap=True, highlight=False
+    )
+    print_table(rows, output)
     print(
         f"\n{sum(bool(own.met) for own in goals)} of {len(goals)} goals met; "
         f"{sum(own.better < 0 for own in rows)} measures are worse than the shipped network's"

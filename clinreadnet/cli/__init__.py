@@ -1,8 +1,8 @@
 """The `clinreadnet` command, one module per subcommand.
 
 Results go to standard output; progress, notes and errors go to standard error. Exit status: 0 fine,
-1 a check failed, 2 bad usage or bad input, 4 a limit of the site is exceeded, 130 interrupted by
-Ctrl-C.
+1 a check failed, 2 bad usage, bad input or an output that cannot be written, 4 a limit of the site
+is exceeded, 130 interrupted by Ctrl-C.
 
 This module imports little, so that Ctrl-C prints one line from the start.
 """

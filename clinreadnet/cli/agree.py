@@ -42,7 +42,7 @@ def agree(
     from clinreadnet.readers.labels import parse_scale
 
     if html is not None:
-        check_output(html, inputs=[labels, scores])
+        check_output(html, inputs=[labels, scores], suffixes=(".html", ".htm"))
     with status("Comparing"):
         result = compare_files(labels, scores, parse_scale(scale))
 

@@ -11,11 +11,14 @@ from clinreadnet.cli.common import print_json
 from clinreadnet.cli.options import Checkpoint, Json, LabelledFolder
 from clinreadnet.console import note, status
 from clinreadnet.errors import counted
+from clinreadnet.files import check_output
 
 
 def calibrate(
     data: LabelledFolder,
-    out: Annotated[Path, typer.Option(help="Checkpoint to write.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="Checkpoint to write (.safetensors).", show_default=False)
+    ],
     checkpoint: Checkpoint = None,
     as_json: Json = False,
 ) -> None:
@@ -28,6 +31,7 @@ def calibrate(
     - `clinreadnet calibrate --data slices --out calibrated.safetensors`
     - `clinreadnet calibrate --data slices --checkpoint run/model.safetensors --out own.safetensors`
     """
+    check_output(out, suffixes=(".safetensors",))
     with status("Importing PyTorch"):
         from clinreadnet.evaluation.intervals import calibrate_intervals
 

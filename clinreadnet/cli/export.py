@@ -11,6 +11,7 @@ from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Checkpoint, Force, Json, NewFolder, WantedPreset
 from clinreadnet.console import note, status, step
 from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.files import check_output_folder
 from clinreadnet.precision import (
     DEFAULT_ENGINE_PRECISION,
     DEFAULT_PRECISIONS,
@@ -128,6 +129,7 @@ def export(
         raise InputError("--target and --no-engines exclude each other")
     if fp32_islands not in ("default", "auto"):
         raise InputError(f"--fp32-islands {fp32_islands}: give default or auto")
+    check_output_folder(out, force=force)
     with status("Importing PyTorch"):
         from clinreadnet.export.bundle import export_bundle, parse_batch
         from clinreadnet.export.engines.options import BuildOptions

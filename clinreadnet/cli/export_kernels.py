@@ -9,6 +9,7 @@ import typer
 from clinreadnet.cli.common import print_result
 from clinreadnet.cli.options import Force, Json, NewFolder, Preset
 from clinreadnet.console import status
+from clinreadnet.files import check_output_folder
 
 
 def export_kernels(
@@ -41,6 +42,7 @@ def export_kernels(
     - `clinreadnet export-kernels --out kernels --format cubin --target sm80 --target sm90`
     - `clinreadnet export-kernels --out kernels --format ptx --precision fp16 --target sm90`
     """
+    check_output_folder(out, force=force)
     with status("Importing PyTorch"):
         from clinreadnet.export.kernels import export_kernels as compile_all
         from clinreadnet.export.kernels import print_kernels

@@ -41,7 +41,7 @@ def fit_site_map(
     from clinreadnet.runtime.bundle.files import load_manifest
     from clinreadnet.scoring.site_map import write_site_map
 
-    check_output(out, inputs=[labels, scores])
+    check_output(out, inputs=[labels, scores], suffixes=(".json",))
     with status("Fitting"):
         reading = match(read_labels(labels, parse_scale(scale)), scores, labels)
         weights = reading.weights_sha256

@@ -99,7 +99,7 @@ LimitsFile = Annotated[
 CsvFile = Annotated[
     Path | None,
     typer.Option(
-        help="Also write the scores to this file. `-` is standard output, without the table."
+        help="Also write the scores to this file (.csv). `-` is standard output, without the table."
     ),
 ]
 PlotFile = Annotated[

@@ -76,14 +76,20 @@ def score(
         site_limits.check_figures(measured)
     left_out = 0
 
+    several = len(paths) > 1 or paths[0].is_dir()
+
     def leave_out(where: object, error: InputError) -> None:
         nonlocal left_out
+        if not keep_going:
+            hint = "; `keep_going` leaves it out" if several else ""
+            raise InputError(f"{error.full}{hint}")
         left_out += 1
         note(f"left out: {error}")
 
-    go_on = leave_out if keep_going else None
     with status("Reading headers"):
-        refs = find_slices(paths, resample=resample, keep=outputs.keep, note=note, refused=go_on)
+        refs = find_slices(
+            paths, resample=resample, keep=outputs.keep, note=note, refused=leave_out
+        )
     inputs = [*bundle.iterdir(), *(trusted_keys or ())]
     inputs += [path for path in (site_map, limits) if path is not None]
     outputs.check_slices(refs, inputs)
@@ -108,7 +114,7 @@ def score(
             refs,
             figures=measured,
             advance=lambda n: bar.advance(task, n),
-            left_out=go_on,
+            left_out=leave_out,
             note=note,
         )
     if own is not None:
@@ -116,14 +122,9 @@ def score(
     if site_limits is not None:
         report = with_limits(report, site_limits)
     outputs.write(report, session)
-    failures = list(outputs.failures)
-    if left_out:
-        failures.append(
-            CheckFailed(
-                f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above "
-                "say why"
-            )
-        )
-    raise_failures(failures)
+    damaged = CheckFailed(
+        f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above say why"
+    )
+    raise_failures([*([damaged] if left_out else []), *outputs.failures])
     if report.limits is not None:
         report.limits.check()

@@ -31,7 +31,9 @@ _LINES = 50  # series to print; an archive can have thousands
 
 def score_archive(
     paths: SlicePaths,
-    out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="Parquet file to write (.parquet).", show_default=False)
+    ],
     bundle: Bundle = None,
     address: Annotated[
         str,
@@ -77,7 +79,8 @@ def score_archive(
 
     own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
     site_limits = None if limits is None else read_protocol_limits(limits)
-    check_output(out, inputs=[path for path in (site_map, limits) if path is not None])
+    inputs = [path for path in (site_map, limits) if path is not None]
+    check_output(out, inputs=inputs, suffixes=(".parquet",))
     bundle = find_bundle(bundle)
     failure: NotWritten | None = None
     with progress_bar() as bar:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from clinreadnet.cli.common import print_json
 from clinreadnet.console import Output, status
 from clinreadnet.data.slices import SliceRef
-from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin, os_error_line
-from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder
+from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin
+from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder, same_file
 from clinreadnet.runtime import Session
 from clinreadnet.scoring import pdf, plot, viewer, write
 from clinreadnet.scoring.result import SeriesReport
@@ -24,7 +24,8 @@ from clinreadnet.scoring.table import print_report
 if TYPE_CHECKING:
     from clinreadnet.dicom.sources import Sources
 
-_FILES = ("csv", "plot", "html", "pdf")
+_FILES = {"csv": (".csv",), "plot": (), "html": (".html", ".htm"), "pdf": (".pdf",)}
+"""Outputs that are files, with their suffixes; `plot.check_plot` has those of a plot."""
 _OBJECTS = ("sr", "map", "secondary_capture")
 
 
@@ -57,16 +58,17 @@ class ScoreOutputs:
         if "challenge_output" in places:
             places["challenge_output"] /= write.CHALLENGE_FILE
         check_distinct(places)
-        self._files = [places[name] for name in _FILES if name in places]
-        for target in self._files:
-            check_output(target)
+        self._files = {places[name]: _FILES[name] for name in _FILES if name in places}
+        for target, suffixes in self._files.items():
+            # A file that exists may be an input, which `check_slices` says.
+            check_output(target, suffixes=() if same_file(target) else suffixes)
         if "plot" in places:
             plot.check_plot(places["plot"])
         if "pdf" in places:
             plot.check_matplotlib()
         if "challenge_output" in places:
             write.check_challenge_output(self._targets["challenge_output"])
-            self._files.append(places["challenge_output"])
+            self._files[places["challenge_output"]] = ()
         folders = [places[name] for name in _OBJECTS if name in places]
         if folders:
             # Import all of them, so that a missing package is reported before scoring.
@@ -88,8 +90,8 @@ class ScoreOutputs:
             InputError: an output is an input, or the page would be too large.
         """
         read = [*{ref.path for ref in refs}, *inputs]
-        for target in self._files:
-            check_output(target, inputs=read)
+        for target, suffixes in self._files.items():
+            check_output(target, inputs=read, suffixes=suffixes)
         if "html" in self._targets:
             viewer.check_html(len(refs))
         if not self.keep:
@@ -145,18 +147,17 @@ class ScoreOutputs:
             self._targets.pop(name, None)
 
     def _attempt(self, name: str, write: Callable[..., object], *given: Any) -> None:
-        """Write an output if requested. An error becomes one line and exit status 1."""
+        """Write an output if requested. An error becomes one line.
+
+        The exit status is 2 if the output cannot be written, 1 if a library fails.
+        """
         place = self._targets.get(name)
         if place is None:
             return
         try:
             write(*given, place)
-        except BrokenPipeError as failure:
+        except (OSError, ClinReadNetError) as failure:
             self.failures.append(failure)
-        except OSError as failure:
-            self.failures.append(CheckFailed(os_error_line(failure)))
-        except ClinReadNetError as failure:
-            self.failures.append(CheckFailed(failure.full))
         except Exception as error:  # errors of libraries can repeat header values
             reason = f"{place}: not written ({origin(error)}); the scores are complete"
             self.failures.append(CheckFailed(reason))

@@ -24,6 +24,10 @@ def simulate(
         list[Path] | None,
         typer.Option(help="Routine-dose DICOM file or folder of your own to degrade; repeatable."),
     ] = None,
+    any_part: Annotated[
+        bool,
+        typer.Option("--any-part", help="Also degrade slices that show no abdomen."),
+    ] = False,
     variants: Annotated[
         int,
         typer.Option(
@@ -101,6 +105,7 @@ def simulate(
         variants=variants,
         device=device,
         breadth=breadth,
+        any_part=any_part,
         jobs=jobs,
         force=force,
     )

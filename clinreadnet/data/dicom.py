@@ -267,14 +267,15 @@ def file_of(ds: pydicom.Dataset, name: Path) -> bytes:
     return buffer.getvalue()
 
 
-def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
+def read_hu(frame: DicomFrame) -> NDArray[np.int16 | np.float32]:
     """Return the Hounsfield units of one frame, padding as air.
 
     Args:
         frame: from `read_headers`.
 
     Returns:
-        float32 [rows, columns], HU.
+        [rows, columns] HU: int16 if the frame is rescaled by a whole number alone and all values
+        fit, else float32.
 
     Raises:
         InputError: the pixel data cannot be decoded.
@@ -283,8 +284,12 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
         stored = decode(_read_bytes(frame), frame.coding)
     except Undecodable as error:
         raise _undecodable(frame, error) from None
-    hu: NDArray[np.float32] = stored.astype(np.float32)
-    hu = hu * np.float32(frame.slope) + np.float32(frame.intercept)
+    whole = frame.slope == 1 and frame.intercept.is_integer() and stored.itemsize <= 2
+    hu: NDArray[Any]
+    if whole:
+        hu = stored.astype(np.int32) + np.int32(frame.intercept)
+    else:
+        hu = stored.astype(np.float32) * np.float32(frame.slope) + np.float32(frame.intercept)
     outside = hu < PADDING_BELOW_HU
     if frame.padding is not None:
         low, high = frame.padding
@@ -295,7 +300,8 @@ def read_hu(frame: DicomFrame) -> NDArray[np.float32]:
             padded = np.logical_or.reduce([padded & ~tissue, *fill])
         outside |= padded
     hu[outside] = HU_MIN
-    return hu
+    fits = whole and hu.max() <= np.iinfo(np.int16).max  # padding is below its least value
+    return hu.astype(np.int16 if fits else np.float32, copy=False)
 
 
 def pixel_digest(frames: Sequence[DicomFrame]) -> str:

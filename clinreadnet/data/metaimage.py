@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet import limits
+from clinreadnet.data.npy import hu_dtype
 from clinreadnet.errors import InputError
 from clinreadnet.files import open_regular
 
@@ -177,7 +178,7 @@ class StackReader:
         """Pickle only the stack."""
         return StackReader, (self.stack,)
 
-    def read(self, number: int) -> NDArray[np.float32]:
+    def read(self, number: int) -> NDArray[np.int16 | np.float32]:
         """Read one slice.
 
         If all its values are floats in 0...1, they are encoded like the challenge's images.
@@ -187,7 +188,7 @@ class StackReader:
             number: index of the slice, from 0.
 
         Returns:
-            [rows, columns] float32 Hounsfield units.
+            [rows, columns] Hounsfield units: int16 if the stack holds int16, else float32.
 
         Raises:
             InputError: the data is damaged or truncated.
@@ -198,7 +199,8 @@ class StackReader:
         with self._lock:
             content = self._inflate(number) if stack.compressed else self._plain(number)
         with np.errstate(over="ignore"):  # becomes infinity, which the caller refuses
-            image = np.frombuffer(content, stack.dtype).reshape(stack.shape[1:]).astype(np.float32)
+            stored = np.frombuffer(content, stack.dtype).reshape(stack.shape[1:])
+            image: NDArray[Any] = stored.astype(hu_dtype(stack.dtype))
         if stack.dtype.kind == "f" and image.min() >= -TOLERANCE and image.max() <= 1 + TOLERANCE:
             return decode(np.clip(image, 0, 1))
         return image

@@ -109,6 +109,11 @@ def open_array(path: Path) -> ArrayHeader:
     return header
 
 
+def hu_dtype(stored: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the type for Hounsfield units of a type: int16 where that holds them, else float32."""
+    return np.dtype(np.int16 if stored.kind == "i" and stored.itemsize <= 2 else np.float32)
+
+
 def read_slice(path: Path, header: ArrayHeader, number: int | None) -> NDArray[Any]:
     """Return one slice of a stack [n, rows, columns], or the whole of [rows, columns].
 

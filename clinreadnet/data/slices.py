@@ -36,7 +36,7 @@ from clinreadnet.data.dicom import (
 )
 from clinreadnet.data.header_region import Hint
 from clinreadnet.data.metaimage import StackReader, open_metaimage
-from clinreadnet.data.npy import ArrayHeader, NotAnArray, open_array, read_slice
+from clinreadnet.data.npy import ArrayHeader, NotAnArray, hu_dtype, open_array, read_slice
 from clinreadnet.data.plausibility import count_pixels, implausible, without_body
 from clinreadnet.errors import InputError, counted
 from clinreadnet.spec import HU_MIN, SIZE
@@ -81,7 +81,7 @@ class SliceRef:
     frame: int | None
     position: float | None
     series: str
-    _read: Callable[[], NDArray[np.float32]]
+    _read: Callable[[], NDArray[np.int16 | np.float32]]
     _resample: bool = False
     pixel_mm: float | None = None
     acquisition: Acquisition = Acquisition()
@@ -108,6 +108,17 @@ class SliceRef:
             float32 [512, 512], HU.
 
         Raises:
+            InputError: as `load_compact`.
+        """
+        return self.load_compact().astype(np.float32, copy=False)
+
+    def load_compact(self) -> NDArray[np.int16 | np.float32]:
+        """Read the pixels as int16 if the file holds whole Hounsfield units that fit.
+
+        Returns:
+            int16 or float32 [512, 512], HU.
+
+        Raises:
             NoBody: the slice shows only air or materials as light as air.
             InputError: the pixels cannot be read, contain NaN or infinity, have a wrong size, or
                 cannot be a CT slice.
@@ -116,11 +127,11 @@ class SliceRef:
         self._check_values(hu)
         if hu.shape != (SIZE, SIZE):
             check_size(self.path, hu.shape, self._resample)
-            hu = resize(hu)
+            hu = resize(hu.astype(np.float32, copy=False))
             self._check_values(hu)
         return hu
 
-    def _check_values(self, hu: NDArray[np.float32]) -> None:
+    def _check_values(self, hu: NDArray[np.int16 | np.float32]) -> None:
         pixels = count_pixels(hu)
         if not pixels.finite:
             raise InputError(f"{self.name}: holds NaN or infinity; repair or leave out the file")
@@ -355,9 +366,11 @@ def _open_npy(path: Path, resample: bool) -> list[SliceRef]:
     ]
 
 
-def _read_npy(path: Path, header: ArrayHeader, number: int | None) -> NDArray[np.float32]:
+def _read_npy(
+    path: Path, header: ArrayHeader, number: int | None
+) -> NDArray[np.int16 | np.float32]:
     with np.errstate(over="ignore"):  # becomes infinity, an error in `SliceRef.load`
-        hu = read_slice(path, header, number).astype(np.float32)
+        hu: NDArray[Any] = read_slice(path, header, number).astype(hu_dtype(header.dtype), "C")
     if header.dtype.kind == "f" and hu.min() >= 0 and hu.max() <= 1:
         raise InputError(
             f"{path}: every value is in 0...1; a .npy must hold Hounsfield units, which are "

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 
+from clinreadnet.data.ldctiqa import LdctiqaFolder
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.evaluation.labels import open_labelled, score_folder
@@ -29,7 +30,8 @@ class DegradationOrder(TypedDict):
     mean_by_noise_level: dict[str, float]
     """Mean score by noise level, lowest noise first."""
     mean_by_views: dict[str, float]
-    """Mean score by number of views, most first."""
+    """Mean score of the scans with the most views of their anatomy, and so on to the fewest. If the
+    numbers of views differ between anatomies, as in wide data, a key lists them: ``360 or 180``."""
     noise_monotone: bool
     views_monotone: bool
     denoised: int
@@ -56,7 +58,8 @@ def degradation_order(
 
     Returns:
         Rank correlation by anatomy, mean scores by noise level and views, denoised copies that
-        score above the clean slice.
+        score above the clean slice. The mean scores by views compare the scans of an anatomy with
+        each other, because numbers of views can differ between anatomies.
     """
     scores = np.asarray(scores, np.float64)
     anatomy, level, views, quality = (
@@ -66,15 +69,12 @@ def degradation_order(
     denoised = np.array([record.get("denoiser") is not None for record in records])
     scans = ~denoised
 
-    def means(values: NDArray[Any], order: Sequence[Any]) -> dict[str, float]:
-        return {str(v): float(scores[scans & (values == v)].mean()) for v in order}
-
-    by_noise = means(level, sorted(set(level[scans].tolist())))
-    by_views = means(views, sorted(set(views[scans].tolist()), reverse=True))
+    fewer = np.zeros(len(records), np.int64)  # 0 for the most views of the anatomy
     order: dict[str, float] = {}
     above: list[str] = []
     for number in np.unique(anatomy).tolist():
         own = anatomy == number
+        fewer[own & scans] = np.unique(-views[own & scans], return_inverse=True)[1]
         first = records[int(np.flatnonzero(own)[0])]
         label = str(first.get("slice", number))
         order[f"{number}: {label}" if label in order else label] = srocc(
@@ -86,6 +86,16 @@ def degradation_order(
             least = max(np.flatnonzero(own & scans), key=lambda i: (-level[i], views[i]))
             limit = float(scores[least])
         above += [names[i] for i in np.flatnonzero(own & denoised).tolist() if scores[i] > limit]
+
+    def means(values: NDArray[Any], shown: NDArray[Any]) -> dict[str, float]:
+        out = {}
+        for value in np.unique(values[scans]):
+            chosen = scans & (values == value)
+            key = " or ".join(map(str, np.unique(shown[chosen])[::-1]))
+            out[key] = float(scores[chosen].mean())
+        return out
+
+    by_noise, by_views = means(level, level), means(fewer, views)
     return DegradationOrder(
         anatomies=order,
         lowest_srocc=float(np.min(list(order.values()))),
@@ -120,26 +130,31 @@ def evaluate_order(
             recorded slice is not in ``clean``.
     """
     folder = open_labelled(data)
-    records = folder.records
-    keys = {"anatomy", "noise_level", "views", "quality"}
-    if records is None or not all(keys <= record.keys() for record in records):
-        raise InputError(
-            f"{data}: no simulation.json that says how each image was degraded; make the folder "
-            "with `clinreadnet simulate`"
-        )
-    originals = _originals(records, clean)
+    originals = find_originals(folder, clean)
     model = load_checkpoint(checkpoint or pretrained_path())
     limits = {
         anatomy: float(predict(model, np.rint(ref.load()).astype(np.int16)[None])["score"][0])
         for anatomy, ref in originals.items()
     }
-    return degradation_order(folder.names, score_folder(folder, model)["score"], records, limits)
+    scores = score_folder(folder, model)["score"]
+    return degradation_order(folder.names, scores, folder.records or [], limits)
 
 
-def _originals(
-    records: Sequence[Mapping[str, Any]], clean: Sequence[str | os.PathLike[str]]
+def find_originals(
+    folder: LdctiqaFolder, clean: Sequence[str | os.PathLike[str]]
 ) -> dict[int, SliceRef]:
-    """Return the source slice of each anatomy; empty without ``clean``."""
+    """Return the source slice of each anatomy of a folder; empty without ``clean``.
+
+    Raises:
+        InputError: degradations are not recorded, or a recorded slice is not in ``clean``.
+    """
+    records = folder.records
+    keys = {"anatomy", "noise_level", "views", "quality"}
+    if records is None or not all(keys <= record.keys() for record in records):
+        raise InputError(
+            f"{folder.folder}: no simulation.json that says how each image was degraded; make the "
+            "folder with `clinreadnet simulate`"
+        )
     if not clean:
         return {}
     refs = {Path(ref.name).name: ref for ref in find_slices(clean)}
@@ -147,10 +162,16 @@ def _originals(
     for record in records:
         if record.get("variant", 0):  # another view of the slice, which is not in a file
             continue
-        source = record.get("slice", "a phantom")
+        source = record.get("slice")
+        if source is None:
+            raise InputError(
+                f"{folder.folder}: made of phantoms, which are in no file; give a folder that was "
+                "made of the slices of `clean`"
+            )
         if source not in refs:
             raise InputError(
-                f"anatomy {record['anatomy']} was made from {source}, which `clean` does not name"
+                f"{folder.folder}: anatomy {record['anatomy']} was made from {source}, which "
+                "`clean` does not name"
             )
         originals[record["anatomy"]] = refs[source]
     return originals
@@ -164,7 +185,7 @@ def order_table(result: DegradationOrder) -> Table:
     out.add_column("check")
     out.add_column("result", overflow="fold")
     worst = min(result["anatomies"], key=lambda name: result["anatomies"][name])
-    out.add_row("lowest SROCC of an anatomy", f"{result['lowest_srocc']:.3f} ({worst})")
+    out.add_row("lowest SROCC of an anatomy", f"{result['lowest_srocc']:.3f}, anatomy {worst}")
     for what, means, falls in (
         ("noise level", result["mean_by_noise_level"], result["noise_monotone"]),
         ("views", result["mean_by_views"], result["views_monotone"]),

@@ -62,7 +62,7 @@ class Node:
         try:
             self._receiver = Receiver(config, self.spool, self.metrics, receiving)
         except BaseException:
-            self.spool.close()
+            self.spool.close(remove_unused=True)
             raise
         self.metrics.watch(self._state)
         if config.metrics_port is not None:
@@ -123,7 +123,10 @@ class Node:
             raise self._failure
 
     def stop(self) -> None:
-        """End the associations and the threads without waiting for a series to be scored."""
+        """End the associations and the threads without waiting for a series to be scored.
+
+        If the node has not started, a spool folder that it created is removed.
+        """
         self._stopping.set()
         if self._stopped:
             return
@@ -141,7 +144,7 @@ class Node:
             with suppress(sqlite3.Error):
                 self.spool.release(self._scoring)
         if not any(thread.is_alive() for thread in self._threads):
-            self.spool.close()
+            self.spool.close(remove_unused=not self._threads)
 
     def score_next(self, worker: Worker) -> bool:
         """Score the complete series that has waited longest; return whether there was one.

@@ -124,6 +124,7 @@ class Spool:
         self.mutex = threading.RLock()
         self._most_aside = most_bytes // 2, most_objects // 2
         self._resumed = 0.0
+        self._is_new = not folder.exists()
         make_folders(folder)
         self.lock = lock_folder(folder)
         try:
@@ -132,20 +133,37 @@ class Spool:
                 folder, most_bytes, most_objects, *clean_folder(folder, self.database)
             )
         except sqlite3.Error as error:
-            os.close(self.lock)
+            self._release(remove=self._is_new)
             raise InputError(
                 f"{folder}: the spool's database cannot be used ({first_line(error)}); move the "
                 "folder away and start with an empty one: senders must repeat what waited in it"
             ) from None
         except InputError:
-            os.close(self.lock)
+            self._release(remove=self._is_new)
             raise
 
-    def close(self) -> None:
-        """Close the database and release the folder."""
+    def close(self, *, remove_unused: bool = False) -> None:
+        """Close the database and release the folder.
+
+        Args:
+            remove_unused: whether to remove a folder that this spool created and that has never
+                held a series.
+        """
         with self.mutex:
+            unused = remove_unused and self._is_new and not self._has_series()
             self.database.close()
-            os.close(self.lock)
+            self._release(remove=unused)
+
+    def _has_series(self) -> bool:
+        try:
+            return self.database.execute("SELECT 1 FROM series LIMIT 1").fetchone() is not None
+        except sqlite3.Error:
+            return True
+
+    def _release(self, *, remove: bool) -> None:
+        if remove:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self.lock)
 
     # Received objects
 

@@ -78,6 +78,10 @@ def make_folders(folder: Path) -> None:
     Raises:
         InputError: the folder cannot be created or written, or holds other files.
     """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; name a folder")
+    if not folder.parent.is_dir():
+        raise InputError(f"{folder.parent}: no such folder; create it first")
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         foreign = sorted(

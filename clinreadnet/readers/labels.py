@@ -32,6 +32,7 @@ FACTS = ("scanner", "protocol", "size")
 """Columns to group by."""
 _IDS = ("slice", "sop_instance_uid", "path", "file")
 _FRAME, _READER, _GRADE, _PATIENT = "frame", "reader", "grade", "patient"
+_SHOWN = 8  # columns that a message names
 _KNOWN = (*_IDS, _FRAME, _READER, _GRADE, _PATIENT, *FACTS)
 
 
@@ -131,18 +132,23 @@ def read_labels(path: AnyPath, scale: Scale | None = None) -> Labels:
     rows, heading, comma = _read_rows(path)
     lower = [name.casefold() for name in heading]
     ids = [name for name in _IDS if name in lower]
+    shown = ", ".join(heading[:_SHOWN]) + ("" if len(heading) <= _SHOWN else " ...")
+    expected = (
+        f"its columns are {shown}; give both columns reader and grade, a row for each grade, or "
+        "a column for each reader, a row for each slice"
+    )
     if not ids:
         raise InputError(
-            f"{path}: no column names the slices; call it slice, sop_instance_uid, path or file"
+            f"{path}: no column names the slices (slice, sop_instance_uid, path or file): "
+            f"{expected}"
         )
     long = _READER in lower and _GRADE in lower
     if not long and (_READER in lower or _GRADE in lower):
-        raise InputError(
-            f"{path}: give both columns reader and grade, or a column for each reader and neither"
-        )
+        lacking = _GRADE if _READER in lower else _READER
+        raise InputError(f"{path}: no column {lacking}: {expected}")
     readers = [] if long else [name for name in heading if name.casefold() not in _KNOWN]
     if not long and not readers:
-        raise InputError(f"{path}: no column has grades; give reader and grade, or one per reader")
+        raise InputError(f"{path}: no column has grades: {expected}")
     grades: dict[str, dict[str, float]] = {}
     stated: dict[str, dict[str, str]] = {}
     seen: set[str] = set(readers)

@@ -198,7 +198,8 @@ class Session:
             figures: whether to measure noise, size and other figures of each slice, which takes a
                 few milliseconds. Without ``pixel_mm`` most of them are None. Of 16 slices or
                 more, regions and figures are computed on threads while the network runs.
-            checked: whether all slices are from `SliceRef.load`, which checks their values.
+            checked: whether all slices are from `SliceRef.load` or `load_compact`, which check
+                their values.
 
         Returns:
             The scores of the n slices, in order.
@@ -216,7 +217,7 @@ class Session:
             from clinreadnet.data.slices import find_slices
 
             slices = [ref for dataset in datasets for ref in find_slices([dataset])]
-            images, checked = np.stack([ref.load() for ref in slices]), True
+            images, checked = np.stack([ref.load_compact() for ref in slices]), True
             pixel_mm = [ref.loaded_mm for ref in slices] if pixel_mm is None else pixel_mm
         images = check_slices(images, values=not checked)
         sizes = check_pixel_mm(pixel_mm, len(images))
@@ -262,7 +263,7 @@ class Session:
         start = 0
         while start < len(slices):
             batch = slices[start : start + self.batch]
-            hu = np.stack([ref.load() for ref in batch])
+            hu = np.stack([ref.load_compact() for ref in batch])
             sizes = [ref.loaded_mm for ref in batch]
             parts.append(self.score(hu, sizes, figures=figures, checked=True))
             start += len(batch)

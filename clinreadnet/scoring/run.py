@@ -168,17 +168,17 @@ def _may_be_skipped(ref: SliceRef, error: InputError) -> bool:
 
 def _load(
     batch: Sequence[SliceRef], go_on: bool
-) -> tuple[dict[int, NDArray[np.float32]], dict[int, InputError]]:
+) -> tuple[dict[int, NDArray[np.int16 | np.float32]], dict[int, InputError]]:
     """Return the images of a batch by index, and the errors that do not stop the others.
 
     These are errors of slices without a body and, with ``go_on``, all errors.
     """
-    images: dict[int, NDArray[np.float32]] = {}
+    images: dict[int, NDArray[np.int16 | np.float32]] = {}
     failures: dict[int, InputError] = {}
     for index, ref in enumerate(batch):
         try:
             with stage("read a slice"):
-                images[index] = ref.load()
+                images[index] = ref.load_compact()
         except InputError as error:
             if not (go_on or _may_be_skipped(ref, error)):
                 raise

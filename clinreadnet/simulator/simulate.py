@@ -25,8 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet._version import __version__
-from clinreadnet.console import progress_bar
+from clinreadnet.console import progress_bar, status
 from clinreadnet.data import ldctiqa, tif
+from clinreadnet.data.region import OUTSIDE, find_region, with_header
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.data.tiles import write_tiles
 from clinreadnet.errors import InputError
@@ -234,8 +235,7 @@ def _clean_slice(ref: SliceRef, variant: int, rng: np.random.Generator) -> Clean
     from clinreadnet.simulator.clean import scanned_slice
     from clinreadnet.simulator.vary import move_slice, vary_slice
 
-    if ref.pixel_mm is None:
-        raise InputError(f"{ref.name}: does not state its pixel spacing; give DICOM slices")
+    assert ref.pixel_mm is not None, "checked by check_scanned"
     clean = scanned_slice(ref.load(), ref.pixel_mm)
     if variant > 0:
         columns = np.nonzero(clean.body.any(axis=0))[0]
@@ -344,6 +344,33 @@ def _check(count: int, seed: int, jobs: int) -> None:
             raise InputError(f"{name}={value}: must be {least} or more")
 
 
+def check_scanned(scanned: Sequence[SliceRef], *, any_part: bool = False) -> None:
+    """Check that slices can be degraded.
+
+    Args:
+        scanned: slices from `find_slices`.
+        any_part: accept slices that show no abdomen.
+
+    Raises:
+        InputError: a slice cannot be read or lacks pixel spacing; without ``any_part``, a slice
+            would not be graded, because it shows no abdomen or its values are not HU.
+    """
+    foreign: list[str] = []
+    for ref in scanned:
+        if ref.pixel_mm is None:
+            raise InputError(f"{ref.name}: does not state its pixel spacing; give DICOM slices")
+        if any_part:
+            continue
+        region = with_header(find_region(ref.load(), ref.loaded_mm), ref.hint)
+        if region.answer == OUTSIDE:
+            foreign.append(f"{ref.name}: shows no abdomen ({region.reason})")
+    if len(foreign) > 1:
+        foreign[0] += f", like {len(foreign) - 1} more of {len(scanned)} slices"
+    if foreign:
+        what = "it" if len(foreign) == 1 else "them"
+        raise InputError(f"{foreign[0]}; leave {what} out, or give any_part=True")
+
+
 def _device(name: str) -> str:
     """Return "cpu" or "cuda" for "cpu", "cuda" or "auto"."""
     if name not in ("cpu", "cuda", "auto"):
@@ -370,6 +397,7 @@ def simulate_folder(
     variants: int = 1,
     device: str = "cpu",
     breadth: str = STANDARD,
+    any_part: bool = False,
     jobs: int = 1,
     force: bool = False,
 ) -> list[float]:
@@ -388,6 +416,7 @@ def simulate_folder(
             position.
         device: "cpu", "cuda", or "auto" for CUDA if available.
         breadth: one of `BREADTHS`; recorded in ``simulation.json`` unless it is "standard".
+        any_part: as in `check_scanned`.
         jobs: number of processes.
         force: replace the folder if it exists.
 
@@ -396,8 +425,8 @@ def simulate_folder(
 
     Raises:
         InputError: a value is out of range, the device does not exist, ``scanned`` gives fewer
-            images, a slice cannot be read or lacks pixel spacing, ``out`` exists without ``force``,
-            or numba, scipy or scikit-image is not installed.
+            images, `check_scanned` refuses a slice, ``out`` exists without ``force``, or numba,
+            scipy or scikit-image is not installed.
     """
     if breadth not in BREADTHS:
         raise InputError(f"breadth={breadth}: choose {' or '.join(BREADTHS)}")
@@ -418,6 +447,9 @@ def simulate_folder(
     inputs = [ref.path for ref in scanned]
     check_output_folder(out, force=force, inputs=inputs, size=count * _IMAGE_BYTES)
     anatomies = range((count + DEGRADATIONS - 1) // DEGRADATIONS)
+    with status("Reading the slices"):
+        used = scanned[: math.ceil(len(anatomies) / variants)]
+        check_scanned(used, any_part=any_part)
     with whole_folder(out, force=force) as folder, progress_bar() as progress:
         (folder / ldctiqa.IMAGES_FOLDER).mkdir()
         task = progress.add_task("simulating slices", total=count)

@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,23 +99,36 @@ def _holds_no_state(out: Path) -> bool:
 
 
 def _run(trainer: Trainer, resume: bool) -> None:
-    """Run to the end. A failure leaves either a state to resume or no run folder."""
+    """Run to the end. A failure leaves either a state to resume or no folder that this run made."""
     out, ranks = trainer.out, trainer.ranks
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     if resume:
         trainer.resume()
-    elif ranks.first:
-        out.mkdir(parents=True, exist_ok=True)
-    ranks.reduce(0, "max")  # wait until the folder exists
     try:
+        if ranks.first:
+            out.mkdir(parents=True, exist_ok=True)
+        ranks.reduce(0, "max")  # wait until the folder exists
         with interrupts() as interrupted:
             trainer.run(interrupted)
     except BaseException as error:
-        if trainer.step == 0 and ranks.first:  # there is nothing to resume
-            shutil.rmtree(out, ignore_errors=True)
+        if trainer.step == 0 and ranks.first and not resume:  # there is nothing to resume
+            _remove(out, missing)
         elif isinstance(error, KeyboardInterrupt) and ranks.first:
             console.print(f"interrupted at step {trainer.step}; the run can be resumed")
         raise
     ranks.reduce(0, "max")  # wait until the files are written
+
+
+def _remove(out: Path, missing: Sequence[Path]) -> None:
+    """Remove the files of a run, and the folders that it made: ``missing``, innermost first."""
+    for path in out.iterdir() if out.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    for folder in missing:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def train_recipe(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from support.labelled_folder import make_labelled_folder
 
 from bench.records import judge
@@ -236,8 +238,11 @@ def test_the_judge_says_which_option_is_missing(
         (None, ["--data", "d"], "d: named twice"),
         (None, ["--real", "none"], "none: no such file or folder"),
         (None, ["--patients", "d", "--clean", "none"], "none: no such file or folder"),
+        (None, ["--patients", "d", "--clean", "s.npy"], "d: anatomy 0 was made from IM0.dcm"),
+        (None, ["--patients", "phantoms", "--clean", "s.npy"], "phantoms: made of phantoms"),
+        (None, ["--patients", "labels"], "labels: no simulation.json that says how"),
     ],
-    ids=["checkpoint", "twice", "real", "clean"],
+    ids=["checkpoint", "twice", "real", "clean", "other slices", "phantoms", "not degraded"],
 )
 def test_the_judge_checks_what_it_is_given_before_it_scores(
     tmp_path: Path,
@@ -247,7 +252,31 @@ def test_the_judge_checks_what_it_is_given_before_it_scores(
     words: str,
 ) -> None:
     simulated(tmp_path / "d")
+    _of_phantoms(simulated(tmp_path / "phantoms", anatomies=1).folder / "simulation.json")
+    make_labelled_folder(tmp_path / "labels", anatomies=1)
+    np.save(tmp_path / "s.npy", np.zeros((512, 512), np.int16))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(judge, "score_folder", lambda *given: pytest.fail("scored"))
     with pytest.raises(InputError, match=words):
         judge.main([checkpoint or str(pretrained_path()), "--data", "d", *more])
+
+
+def _of_phantoms(record: Path) -> None:
+    simulation = json.loads(record.read_text())
+    for image in simulation["images"].values():
+        del image["slice"]
+    record.write_text(json.dumps(simulation))
+
+
+def test_the_table_fits_a_terminal() -> None:
+    change = {"value": -0.01, "low": -0.02, "high": 0.01}
+    rows = [
+        judge.row("validation-wide", "copies above their own source", (2, 1), change, most=0),
+        judge.row("validation-wide", "SROCC of score and own noise", (0.91, 0.92), change),
+    ]
+    drawn = io.StringIO()
+    terminal = Console(width=40, file=drawn, force_terminal=True, color_system=None)
+    judge.print_table(rows, terminal)
+    shown = drawn.getvalue()
+    assert max(map(len, shown.splitlines())) <= 40 and "…" not in shown
+    assert "Left out at this width: goal" in shown and "0.91" in shown and "0.92" in shown

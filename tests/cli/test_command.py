@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pytest
 import typer
+from support.dicom_files import noise
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from clinreadnet.cli import app
 from clinreadnet.cli.command import Command, spell
-from clinreadnet.errors import PartialResult
+from clinreadnet.errors import InputError, PartialResult
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -112,3 +114,49 @@ def test_no_error_of_the_library_spells_an_option() -> None:
         if re.search(r"--[a-z]", re.sub(r"`[^`]* [^`]*`", "", text))
     ]
     assert spelled == []
+
+
+@pytest.mark.parametrize(
+    "command", ["export --out o", "export-kernels --out o --format ptx --target sm90"]
+)
+def test_a_folder_that_exists_is_refused_before_pytorch_is_imported(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    Path("o").mkdir()
+    error = CliRunner().invoke(app, command.split()).exception
+    assert isinstance(error, InputError)
+    assert str(error) == "o: already exists; give --force, or name another"
+
+
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "existing"])
+@pytest.mark.parametrize(
+    ("command", "name", "suffix"),
+    [
+        ("score a.npy --csv", "a.json", ".csv"),
+        ("score a.npy --html", "a.pdf", ".html or .htm"),
+        ("score a.npy --pdf", "page.txt", ".pdf"),
+        ("score-archive a.npy --out", "a.csv", ".parquet"),
+        ("agree --labels l.csv --scores s.csv --html", "page", ".html or .htm"),
+        ("fit-site-map --labels l.csv --scores s.csv --out", "map.toml", ".json"),
+        ("calibrate --data slices --out", "own.pt", ".safetensors"),
+    ],
+    ids=lambda value: value.split()[0] if " " in value else None,
+)
+def test_an_output_has_the_suffix_of_its_format(
+    command: str,
+    name: str,
+    suffix: str,
+    exists: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("a.npy", noise())
+    if exists:
+        Path(name).write_text("old")
+    error = CliRunner().invoke(app, [*command.split(), name]).exception
+    assert isinstance(error, InputError)
+    assert str(error) == f"{name}: give a name that ends in {suffix}"
+    assert not exists or Path(name).read_text() == "old"

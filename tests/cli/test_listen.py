@@ -50,8 +50,10 @@ def test_a_port_in_use_is_refused(bundle: Path, tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         line = refused(bundle, tmp_path / "spool", "--port", port)
         assert f"--port {port}: another program listens there on 127.0.0.1" in line
+        assert not (tmp_path / "spool").exists()
         line = refused(bundle, tmp_path / "spool", "--metrics-port", port)
         assert f"--metrics-port {port}: cannot be opened" in line
+        assert not (tmp_path / "spool").exists()
 
 
 def test_an_address_of_another_machine_is_refused(bundle: Path, tmp_path: Path) -> None:

@@ -70,6 +70,9 @@ def test_a_file_that_cannot_be_written_costs_no_result(folder: Path) -> None:
     done = shell(f"{agree} page.html", f">{FULL}", folder)
     assert done.returncode == 2
     assert (folder / "page.html").read_text().startswith("<!")
+    done = shell(f"score a.npy --bundle bundle --html {FULL}", "", folder)
+    assert done.returncode == 2 and "1 slice: mean" in done.stdout
+    assert str(FULL) in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])

@@ -46,7 +46,7 @@ def load(path: Path) -> np.ndarray:
 def test_hu_survive_the_file(tmp_path: Path, syntax: str) -> None:
     hu = noise()
     read = load(write_ct(tmp_path / "a.dcm", hu, syntax=syntax))
-    assert read.dtype == np.float32
+    assert read.dtype == np.int16
     np.testing.assert_array_equal(read, hu)
 
 

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import tifffile
 from support.dicom_files import MR, SERIES, noise, write_ct, write_enhanced_ct, write_series
+from support.metaimage_files import write_mha
 
 from clinreadnet.data import slices
 from clinreadnet.data.slices import find_slices, resize
+from clinreadnet.data.tif import write_tif
 from clinreadnet.errors import InputError
 
 
@@ -309,6 +311,37 @@ def test_resize_keeps_proportions_with_air() -> None:
     resized = resize(np.full((256, 512), 40, np.float32))
     assert (resized[:128] == -1000).all() and (resized[-128:] == -1000).all()
     assert (resized[128:384] == 40).all()
+
+
+def test_whole_hu_of_a_file_stay_int16(tmp_path: Path) -> None:
+    hu = noise()
+    write_ct(tmp_path / "whole.dcm", hu)
+    write_ct(tmp_path / "slope.dcm", hu, RescaleSlope=1.01)
+    write_ct(tmp_path / "intercept.dcm", hu, intercept=-1000.5)
+    unsigned = np.where(hu > 200, 65000, hu + 1024).astype("<u2")  # beyond int16
+    write_ct(tmp_path / "large.dcm", hu, PixelRepresentation=0, PixelData=unsigned.tobytes())
+    write_ct(tmp_path / "padded.dcm", np.where(hu < -500, -3024, hu))
+    np.save(tmp_path / "int16.npy", np.asfortranarray(hu))
+    np.save(tmp_path / "big.npy", hu.astype(">i2"))
+    np.save(tmp_path / "int32.npy", hu.astype(np.int32))
+    np.save(tmp_path / "float.npy", hu.astype(np.float32) + 0.25)
+    write_mha(tmp_path / "int16.mha", hu[None])
+    write_mha(tmp_path / "float.mha", hu[None].astype(np.float32))
+    write_tif(tmp_path / "a.tif", hu)
+    short = {"whole.dcm", "padded.dcm", "int16.npy", "big.npy", "int16.mha"}
+    for path in tmp_path.iterdir():
+        (ref,) = find_slices([path])
+        compact, image = ref.load_compact(), ref.load()
+        assert (image.max() > 32767) == (path.name == "large.dcm")
+        assert compact.dtype == (np.int16 if path.name in short else np.float32), path.name
+        assert image.dtype == np.float32 and compact.flags.c_contiguous
+        np.testing.assert_array_equal(compact, image)
+        if path.name in short:
+            expected = np.where(hu < -500, -1000, hu) if path.name == "padded.dcm" else hu
+            np.testing.assert_array_equal(compact, expected)
+    np.save(tmp_path / "small.npy", hu[:400])
+    (ref,) = find_slices([tmp_path / "small.npy"], resample=True)
+    assert ref.load_compact().dtype == np.float32
 
 
 @pytest.mark.skipif(

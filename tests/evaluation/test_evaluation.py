@@ -62,6 +62,18 @@ def test_scores_that_do_not() -> None:
     assert "0012.tif" in result["denoised_above_clean"]
 
 
+def test_views_are_compared_within_an_anatomy() -> None:
+    rows = records()
+    for record in rows[len(rows) // 2 :]:
+        record["views"] = {720: 720, 240: 360, 120: 180}[record["views"]]
+    scores = np.array([r["quality"] - 3 * r["anatomy"] for r in rows])
+    result = order(scores, rows)
+    # 180 views score lower than 120, because only the worse anatomy has them.
+    assert list(result["mean_by_views"]) == ["720", "360 or 240", "180 or 120"]
+    assert result["mean_by_views"]["360 or 240"] == pytest.approx(2.0 - 1.5)
+    assert result["views_monotone"]
+
+
 def test_the_slice_before_degradation_is_the_limit_where_it_is_given() -> None:
     rows = records(1)
     scores = np.array([r["quality"] - 0.1 * ("denoiser" in r) for r in rows])
@@ -85,6 +97,7 @@ def test_the_order_of_a_folder_and_its_table(tmp_path: Path) -> None:
     assert list(result["anatomies"]) == ["IM1.dcm"] and result["lowest_srocc"] > 0.9
     assert result["noise_monotone"] and result["denoised"] == 0
     assert order_table(result).row_count == 4
+    assert "1.000, anatomy IM1.dcm" in order_table(result).columns[1].cells
     np.save(tmp_path / "other.npy", np.random.default_rng(0).normal(40, 9, (512, 512)))
     with pytest.raises(InputError, match="anatomy 0 was made from IM1.dcm, which `clean` does not"):
         evaluate_order(folder, clean=[tmp_path / "other.npy"])

@@ -285,5 +285,13 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         open_spool(tmp_path)
 
 
+def test_a_spool_that_cannot_be_a_folder_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for name, why in (("file", "file: is a file; name a folder"), ("a/b", "a: no such folder")):
+        with pytest.raises(InputError, match=why):
+            open_spool(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_other_users_cannot_read_the_spool(spool: Spool) -> None:
     assert spool.folder.stat().st_mode & 0o077 == 0

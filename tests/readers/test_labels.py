@@ -54,6 +54,11 @@ def test_a_table_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
         ("slice,reader,grade\n", "has no rows of grades"),
         ("image,reader,grade\na,A,1\n", "no column names the slices"),
         ("slice,grade\na,1\n", "give both columns reader and grade"),
+        (
+            "slice,reader,score\na,A,1\n",
+            "no column grade: its columns are slice, reader, score; give both columns reader and "
+            "grade, a row for each grade, or a column for each reader, a row for each slice",
+        ),
         ("slice,patient\na,1\n", "no column has grades"),
         ("slice,A,a\nx,1,2\n", "has several columns 'A'"),
         ("slice,A,\nx,1,2\n", "has several columns ''"),

@@ -335,7 +335,7 @@ def test_each_series_is_printed_with_its_mean(
     ):
         report = ArchiveReport(tmp_path / "out", 3, 0, by_series, None)
         monkeypatch.setattr(score_ray, "score_archive", lambda *a, r=report, **k: r)
-        arguments = ["score-archive", "a", "--bundle", str(bundle), "--out", "out"]
+        arguments = ["score-archive", "a", "--bundle", str(bundle), "--out", "out.parquet"]
         printed = CliRunner().invoke(app, arguments)
         assert printed.exit_code == 0, printed.output
         assert len(re.findall(r"^.\s+\d+: 1\.2", printed.output, re.M)) == (

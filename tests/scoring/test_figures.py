@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ from pydicom.dataset import Dataset
 from rich.console import Console
 from support.dicom_files import write_ct
 from support.drawn_regions import abdomen
+from support.metaimage_files import write_mha
 from support.tiny_bundle import write_bundle
 
-from clinreadnet.data.slices import find_slices
+from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.physics import SliceFigures, measure_figures, with_dose
 from clinreadnet.physics.table import FIGURES, describe, figure_lines, missing
-from clinreadnet.runtime import Session
+from clinreadnet.runtime import Scores, Session
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.run import score_chunk, score_slices
 from clinreadnet.scoring.table import print_report
@@ -68,6 +70,43 @@ def test_they_are_measured_on_request(session: Session, folder: Path, report: Se
     assert without.outputs.figures is None
     _, scores = session.score_files(folder, figures=True)
     assert scores.figures is not None and scores.take(1).figures == scores.figures[1:2]
+
+
+def real_slices() -> list[Path]:
+    """Return the folders of real slices, if there are any on this machine."""
+    place = os.environ.get("CLINREADNET_REAL_DATA")
+    names = ("abdomen-ge", "liver-dome", "tcga", "head-ge", "chest-lidc", "enhanced-ct")
+    return [] if place is None else [Path(place) / name for name in names]
+
+
+def test_int16_slices_score_like_float32_to_the_bit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hu = np.stack([ref.load_compact() for ref in find_slices([folder])])
+    assert hu.dtype == np.int16
+    np.save(tmp_path / "stack.npy", hu)
+    write_mha(tmp_path / "stack.mha", hu)
+    refs = find_slices([folder, tmp_path, *real_slices()])
+    batches: list[np.ndarray] = []
+    with Session() as shipped:
+        score = shipped.score
+
+        def watched(images: np.ndarray, *sizes: Any, **options: Any) -> Scores:
+            batches.append(images)
+            return score(images, *sizes, **options)
+
+        monkeypatch.setattr(shipped, "score", watched)
+        short = score_slices(shipped, refs, figures=True)
+        held = sum(images.nbytes for images in batches)
+        load = SliceRef.load_compact
+        monkeypatch.setattr(SliceRef, "load_compact", lambda ref: load(ref).astype(np.float32))
+        batches.clear()
+        wide = score_slices(shipped, refs, figures=True)
+    assert held <= 0.6 * sum(images.nbytes for images in batches)
+    assert repr(short.slices) == repr(wide.slices)
+    for name in ("score", "probs", "quality_map", "novelty"):
+        ours, expected = getattr(short.outputs, name), getattr(wide.outputs, name)
+        assert ours.dtype == np.float32 and ours.tobytes() == expected.tobytes(), name
 
 
 def test_json_and_csv_hold_them(session: Session, report: SeriesReport, tmp_path: Path) -> None:

@@ -341,11 +341,11 @@ def test_only_one_batch_ahead_is_read(bundle: Path, monkeypatch: pytest.MonkeyPa
         acquisition = Acquisition()
         loaded_mm, hint, instance_uid = 0.7, Hint(), ""
 
-        def load(self) -> np.ndarray:
+        def load_compact(self) -> np.ndarray:
             nonlocal read
             read += 1
             assert read <= scored + 3 * session.batch
-            return noise(read).astype(np.float32)
+            return noise(read)
 
     def advance(n: int) -> None:
         nonlocal scored
@@ -539,6 +539,12 @@ def test_a_damaged_slice_ends_the_command_without_scores(
     done = run("score", spoil(tmp_path), "--bundle", bundle)
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and "a.dcm: truncated" in done.stderr
+    assert done.stderr.endswith("; --keep-going leaves it out\n")
+    done = run("score", tmp_path / "good.dcm", tmp_path / "odd.dcm", "--bundle", bundle)
+    assert done.returncode == 2 and "odd.dcm: pixel data cannot be decoded" in done.stderr
+    assert done.stderr.endswith("; --keep-going leaves it out\n")
+    done = run("score", tmp_path / "odd.dcm", "--bundle", bundle)
+    assert done.returncode == 2 and "--keep-going" not in done.stderr
 
 
 def test_keep_going_leaves_damaged_slices_out_and_counts_them(
@@ -593,7 +599,7 @@ def test_a_disk_that_fills_up_does_not_cost_the_scores(
     Path("a.csv").write_text("old")
     monkeypatch.setattr(os, "fsync", full)
     done = run("score", path, "--bundle", bundle, "--csv", "a.csv", "--json")
-    assert done.returncode == 1 and len(json.loads(done.stdout)["slices"]) == 1
+    assert done.returncode == 2 and len(json.loads(done.stdout)["slices"]) == 1
     assert done.stderr == "clinreadnet: a.csv: No space left on device; free some space\n"
     assert Path("a.csv").read_text() == "old" and os.listdir() == ["a.csv"]
 
@@ -605,7 +611,7 @@ def test_a_pipe_without_a_reader_does_not_cost_the_scores(
     os.mkfifo("pipe")
     path = write_ct(tmp_path / "a.dcm")
     done = run("score", path, "--bundle", bundle, "--csv", "pipe", "--json")
-    assert done.returncode == 1 and len(json.loads(done.stdout)["slices"]) == 1
+    assert done.returncode == 2 and len(json.loads(done.stdout)["slices"]) == 1
     assert "pipe: no program reads this pipe" in done.stderr
 
 
@@ -773,7 +779,8 @@ def test_a_writer_that_fails_costs_neither_the_scores_nor_another_output(
         raise TypeError("value of patient_name: 'Secret^Name'\nand more")
 
     monkeypatch.setattr(WRITERS[option], broken)
-    outputs = {name: name.strip("-") for name in WRITERS} | {"--plot": "a.png", "--html": "a.html"}
+    outputs = {name: name.strip("-") for name in WRITERS}
+    outputs |= {"--plot": "a.png", "--html": "a.html", "--pdf": "a.pdf", "--csv": "a.csv"}
     given = [part for pair in outputs.items() for part in pair]
     path = write_ct(tmp_path / "a.dcm")
     done = run("score", path, "--bundle", bundle, *given, *(["--json"] if as_json else []))

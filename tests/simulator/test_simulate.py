@@ -15,7 +15,12 @@ from clinreadnet.simulator import simulate as simulator
 from clinreadnet.simulator.dicom_writer import write_ct_slice
 from clinreadnet.simulator.phantom.draw import draw_phantom
 from clinreadnet.simulator.preview import write_preview
-from clinreadnet.simulator.simulate import simulate_anatomy, simulate_folder, simulate_series
+from clinreadnet.simulator.simulate import (
+    check_scanned,
+    simulate_anatomy,
+    simulate_folder,
+    simulate_series,
+)
 
 SEED = 20
 COUNT = 64 if WHOLE else 32
@@ -134,6 +139,28 @@ def test_own_anatomies_must_state_their_pixels(tmp_path):
     np.save(tmp_path / "a.npy", np.tile(np.arange(512, dtype=np.float32), (512, 1)))
     with pytest.raises(InputError, match="pixel spacing; give DICOM"):
         simulate_folder(tmp_path / "x", None, 1, scanned=find_slices([tmp_path / "a.npy"]))
+    assert not (tmp_path / "x").exists()
+
+
+def test_own_anatomies_show_an_abdomen(scanned, tmp_path, monkeypatch):
+    """A map is one by its header, a neck by its size; no anatomy is degraded for either."""
+    monkeypatch.setattr(simulator, "_write_anatomy", lambda *given: pytest.fail("degraded"))
+    perfusion = pydicom.dcmread(scanned / "mine.dcm")
+    perfusion.ImageType = ["DERIVED", "PRIMARY", "PERFUSION", "CBF"]
+    perfusion.SOPInstanceUID += ".1"
+    perfusion.save_as(tmp_path / "map.dcm")
+    neck = pydicom.dcmread(scanned / "mine.dcm")
+    neck.PixelSpacing = [0.2, 0.2]
+    neck.SOPInstanceUID += ".2"
+    neck.save_as(tmp_path / "neck.dcm")
+    for name, why in (("map", "a cbf map by its header"), ("neck", r"\d+ cm2")):
+        refs = find_slices([tmp_path / f"{name}.dcm"])
+        with pytest.raises(InputError, match=rf"{name}.dcm: shows no abdomen \(.*{why}.*any_part"):
+            simulate_folder(tmp_path / "x", None, 1, scanned=refs)
+        check_scanned(refs, any_part=True)
+    several = find_slices([tmp_path / "map.dcm", tmp_path / "neck.dcm", scanned / "mine.dcm"])
+    with pytest.raises(InputError, match=r"\), like 1 more of 3 slices; leave them out"):
+        simulate_folder(tmp_path / "x", None, 1, scanned=several)
     assert not (tmp_path / "x").exists()
 
 

@@ -13,6 +13,7 @@ from clinreadnet.model.network import PRESETS
 from clinreadnet.training import run as module
 from clinreadnet.training.recipe import load_recipe, shipped_recipes
 from clinreadnet.training.run import train_recipe
+from clinreadnet.training.trainer import Trainer
 
 SMALL = replace(PRESETS["tiny"], embed_dim=16, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8))
 TWO = """
@@ -75,6 +76,26 @@ def test_stages_follow_each_other_and_are_kept_at_a_resume(
         train_recipe([folder], out, stages)
     monkeypatch.setattr(module, "train", lambda *args, **options: pytest.fail("trained again"))
     assert train_recipe([folder], out, stages, resume=True) == path
+
+
+@pytest.mark.parametrize("existing", [False, True], ids=["new", "existing"])
+def test_an_interrupt_before_the_first_step_leaves_only_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existing: bool
+) -> None:
+    def interrupted(trainer: Trainer, stopping: object) -> None:
+        (trainer.out / "tensorboard").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(PRESETS, "tiny", SMALL)
+    monkeypatch.setattr(Trainer, "run", interrupted)
+    folder = make_labelled_folder(tmp_path / "slices", tiles=True)
+    out = tmp_path / "runs" / "small"
+    if existing:
+        out.mkdir(parents=True)
+    with pytest.raises(KeyboardInterrupt):
+        train_recipe([folder], out, load_recipe(write(tmp_path, TWO)))
+    assert out.exists() == (tmp_path / "runs").exists() == existing
+    assert not existing or list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize(
