@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.padding import Padding
 from rich.text import Text
+from typer import TyperException
 from typer.core import TyperArgument, TyperCommand, TyperOption
 
 from clinreadnet.errors import ClinReadNetError, InputError, one_line
@@ -55,6 +56,9 @@ _THIRD_PARTY = frozenset(
 _METAVARS = {"bool": "", "int": "N", "float": "X", "path": "PATH", "str": "TEXT"}
 """Metavar of an option in the help, by the name of its type."""
 
+_EXTRA = "unexpected extra argument"
+"""What typer says of an argument that belongs to no option."""
+
 _TABLE_WIDTH = 100
 """Least width of a terminal for typer's table of options."""
 
@@ -90,11 +94,32 @@ class Command(TyperCommand):
 
         Raises:
             InputError: an argument is empty, as from an unset variable. As a path it would be the
-                current folder.
+                current folder. Or an option has several values at once.
         """
         if "" in args:
             raise InputError("an argument is empty; give a value, or `.` for the current folder")
-        return super().parse_args(ctx, args)
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except TyperException as error:
+            if _EXTRA not in error.format_message() or (flag := self._repeatable(given)) is None:
+                raise
+            raise InputError(
+                f"{flag} takes a single value; repeat it for each: {flag} A {flag} B"
+            ) from None
+
+    def _repeatable(self, given: Sequence[str]) -> str | None:
+        """Return the repeatable option that two values follow, or None."""
+        several = {
+            flag
+            for param in self.params
+            if getattr(param, "multiple", False)
+            for flag in param.opts
+        }
+        for flag, *values in zip(given, given[1:], given[2:], strict=False):
+            if flag in several and not any(value.startswith("-") for value in values):
+                return flag
+        return None
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command.

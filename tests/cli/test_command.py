@@ -45,6 +45,26 @@ def test_parameters_become_options(command: str, message: str, spelled: str) -> 
     assert spell(message, COMMANDS[command].params) == spelled
 
 
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["train", "--data", "a", "b", "--out", "run"], "--data"),
+        (["simulate", "--out", "x", "--anatomy", "a", "b", "c"], "--anatomy"),
+    ],
+    ids=["train", "simulate"],
+)
+def test_an_option_with_several_values_is_to_be_repeated(arguments: list[str], flag: str) -> None:
+    error = CliRunner().invoke(app, arguments).exception
+    assert isinstance(error, InputError)
+    message = f"{flag} takes a single value; repeat it for each: {flag} A {flag} B"
+    assert str(error) == message
+
+
+def test_an_extra_argument_is_named() -> None:
+    result = CliRunner().invoke(app, ["train", "--data", "a", "--out", "run", "more"])
+    assert result.exit_code == 2 and "unexpected extra argument(s) (more)" in result.output
+
+
 def test_an_error_keeps_its_type_and_attributes() -> None:
     other = typer.Typer()
 
