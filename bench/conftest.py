@@ -72,12 +72,18 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(str(error)) from None
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect rows that do not affect the choice of a backend, unless the user selected rows."""
+    """Deselect rows that do not affect the choice of a backend, unless the user selected rows.
+
+    Rows of the network follow each other by group, so that each group is measured once. pytest
+    before this hook also orders them by candidate.
+    """
     if plan.is_brief(config):
         left_out = [item for item in items if not plan.decides(item)]
         items[:] = [item for item in items if plan.decides(item)]
         config.hook.pytest_deselected(items=left_out)
+    plan.order_by_group(items)
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> list[str]:

@@ -49,6 +49,16 @@ def row_of(item: pytest.Item) -> tuple[Group, Candidate] | None:
     return (parameters["group"], parameters["candidate"]) if "group" in parameters else None
 
 
+def order_by_group(items: list[pytest.Item]) -> None:
+    """Order the rows of the network by group, the first seen first, in their places of a list."""
+    places = [(index, row[0]) for index, item in enumerate(items) if (row := row_of(item))]
+    groups = list(dict.fromkeys(group for _, group in places))
+    ordered = sorted(places, key=lambda place: groups.index(place[1]))
+    rows = [items[index] for index, _ in ordered]
+    for (index, _), item in zip(places, rows, strict=True):
+        items[index] = item
+
+
 def decides(item: pytest.Item) -> bool:
     """Return whether a row is a single slice in host memory on a deployable backend.
 

@@ -55,10 +55,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def recorded(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Return a run of every row of batch 1 that this machine has, and the printed text."""
+    """Return a run of the rows of batch 1 and 2 of this machine, and the printed text."""
     path = tmp_path_factory.mktemp("run") / "bench.json"
-    chosen = "(test_network and batch-1-host) or test_missing"
-    done = pytest_bench(bundle, "bench/test_network.py", "-k", chosen, f"--benchmark-json={path}")
+    chosen = "(test_network and (batch-1-host or batch-2-host)) or test_missing"
+    arguments = "bench/test_network.py", "-v", "-k", chosen, f"--benchmark-json={path}"
+    done = pytest_bench(bundle, *arguments)
     assert done.returncode == 0, done.stdout
     return path, done.stdout
 
@@ -90,12 +91,20 @@ def test_rows_are_timed_in_turn_and_say_what_was_measured(
     assert "packages" in content["machine_info"] and "node" not in content["machine_info"]
 
 
+def test_the_rows_of_a_group_follow_each_other(recorded: tuple[Path, str]) -> None:
+    """A group that is left and entered again would be measured again."""
+    _, printed = recorded
+    batches = re.findall(r"test_network\[\S+-batch-(\d+)-host\] (?:PASSED|SKIPPED)", printed)
+    assert len(batches) >= 8 and set(batches) == {"1", "2"} and sorted(batches) == batches
+
+
 def test_an_8_bit_graph_is_measured_too(recorded: tuple[Path, str]) -> None:
     path, _ = recorded
     rows = {
         row.precision: row
         for benchmark in json.loads(path.read_text())["benchmarks"]
         if (row := BenchRow.from_json(benchmark["extra_info"])).candidate == "onnxruntime-cpu"
+        and row.batch == 1
     }
     assert set(rows) == {"fp32", "fp16", "int8"}
     assert rows["int8"].flops == rows["fp32"].flops
