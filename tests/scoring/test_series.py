@@ -578,7 +578,7 @@ def test_an_output_that_is_an_input_is_refused(run: Any, bundle: Path, tmp_path:
         assert done.stdout == "" and path.read_bytes() == content
 
 
-def test_a_csv_on_standard_output_takes_the_tables_place(
+def test_a_file_on_standard_output_takes_the_tables_place(
     run: Any, bundle: Path, tmp_path: Path
 ) -> None:
     path = write_ct(tmp_path / "a.dcm")
@@ -587,6 +587,10 @@ def test_a_csv_on_standard_output_takes_the_tables_place(
     assert row["path"] == str(path) and row["series"] == SERIES
     both = run("score", path, "--bundle", bundle, "--csv", "-", "--json")
     assert both.returncode == 2 and "--csv and --json" in both.stderr
+    done = run("score", path, "--bundle", bundle, "--html", "-")
+    assert done.returncode == 0 and done.stdout.startswith("<!")
+    both = run("score", path, "--bundle", bundle, "--html", "-", "--json")
+    assert both.returncode == 2 and "--html and --json" in both.stderr
 
 
 def test_a_disk_that_fills_up_does_not_cost_the_scores(
