@@ -543,6 +543,10 @@ def test_a_damaged_slice_ends_the_command_without_scores(
     done = run("score", tmp_path / "good.dcm", tmp_path / "odd.dcm", "--bundle", bundle)
     assert done.returncode == 2 and "odd.dcm: pixel data cannot be decoded" in done.stderr
     assert done.stderr.endswith("; --keep-going leaves it out\n")
+    np.save(tmp_path / "stack.npy", np.stack([noise(0), np.zeros((512, 512), np.float32) + 40]))
+    done = run("score", tmp_path / "stack.npy", "--bundle", bundle)
+    assert done.returncode == 2 and "stack.npy[1]: not a CT slice" in done.stderr
+    assert done.stderr.endswith("; --keep-going leaves it out\n")
     done = run("score", tmp_path / "odd.dcm", "--bundle", bundle)
     assert done.returncode == 2 and "--keep-going" not in done.stderr
 
