@@ -110,7 +110,9 @@ PlotFile = Annotated[
 ]
 HtmlFile = Annotated[
     Path | None,
-    typer.Option(help="Also write a page to look at the slices, in one file (.html); `-` as in --csv."),
+    typer.Option(
+        help="Also write a page to look at the slices, in one file (.html); `-` as in --csv."
+    ),
 ]
 PdfFile = Annotated[
     Path | None,

@@ -36,7 +36,9 @@ def test_the_highest_status_is_raised_and_the_others_are_noted(
     assert ended.value is raised
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(noted)
-    assert all(line.startswith(f"clinreadnet: {text}") for line, text in zip(lines, noted, strict=True))
+    assert all(
+        line.startswith(f"clinreadnet: {text}") for line, text in zip(lines, noted, strict=True)
+    )
 
 
 def test_without_failures_nothing_is_raised() -> None:
