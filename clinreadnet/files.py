@@ -176,7 +176,7 @@ def check_output(
             if same_file(path) == identity:
                 raise InputError(f"{target}: is also an input ({path}); name another file")
     if place is not None:
-        if suffixes and target.suffix.lower() not in suffixes:
+        if suffixes and not target.name.lower().endswith(tuple(suffixes)):
             raise InputError(f"{target}: give a name that ends in {' or '.join(suffixes)}")
         if place.exists() and not os.access(place, os.W_OK):
             raise InputError(f"{target}: is write-protected; name another file")

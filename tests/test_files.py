@@ -156,6 +156,14 @@ def test_an_input_is_not_an_output(tmp_path: Path) -> None:
         files.check_output_folder(tmp_path, force=True, inputs=[source])
 
 
+@pytest.mark.parametrize("name", ["a.htm", "A.HTML", ".html"])
+def test_a_name_that_ends_in_a_suffix_is_accepted(name: str, tmp_path: Path) -> None:
+    files.check_output(tmp_path / name, suffixes=(".html", ".htm"))
+    for other in (f"{name}.", f"{name}x", "html"):
+        with pytest.raises(InputError, match="give a name that ends in .html or .htm"):
+            files.check_output(tmp_path / other, suffixes=(".html", ".htm"))
+
+
 def test_space_is_looked_for_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,6 +160,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RECORD, help="record to write or continue")
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(given)
+    recorded = options.network, options.target, options.mutants
+    if recorded != (tuple(NETWORKS), TARGETS, MUTANTS) and options.out == RECORD:
+        parser.error("a part needs --out: it would replace the record of the whole")
     end = time.monotonic() + 60 * options.minutes
     head = {
         **run_facts(

@@ -59,11 +59,18 @@ def write_each(*outputs: Callable[[], object]) -> None:
 
 
 def raise_failures(failures: Sequence[Exception]) -> None:
-    """Raise the first of the errors, if there are any, after a note for each other."""
-    for other in failures[1:]:
-        note(f"clinreadnet: {os_error_line(other) if isinstance(other, OSError) else other}")
-    if failures:
-        raise failures[0]
+    """Raise the error with the highest exit status, if there are any, after a note for each other.
+
+    In a tie it is the first. A closed pipe, as of ``| head``, counts only if nothing else failed.
+    """
+    real = [error for error in failures if not isinstance(error, BrokenPipeError)]
+    if not (failures := real or failures[:1]):
+        return
+    raised = max(failures, key=lambda error: getattr(error, "exit_code", InputError.exit_code))
+    for other in failures:
+        if other is not raised:
+            note(f"clinreadnet: {os_error_line(other) if isinstance(other, OSError) else other}")
+    raise raised
 
 
 def print_json(result: Mapping[str, Any]) -> None:

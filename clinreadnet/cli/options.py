@@ -110,13 +110,15 @@ PlotFile = Annotated[
 ]
 HtmlFile = Annotated[
     Path | None,
-    typer.Option(help="Also write a page to look at the slices, in one file (.html)."),
+    typer.Option(
+        help="Also write a page to look at the slices, in one file (.html); `-` as in --csv."
+    ),
 ]
 PdfFile = Annotated[
     Path | None,
     typer.Option(
-        help="Also write a page of each series to print and sign (.pdf). Measures what --figures "
-        "measures."
+        help="Also write a page of each series to print and sign (.pdf); `-` as in --csv. Measures "
+        "what --figures measures."
     ),
 ]
 ChallengeFolder = Annotated[

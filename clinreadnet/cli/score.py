@@ -75,7 +75,6 @@ def score(
     if site_limits is not None:
         site_limits.check_figures(measured)
     left_out = 0
-
     several = len(paths) > 1 or paths[0].is_dir()
 
     def leave_out(where: object, error: InputError) -> None:
@@ -90,6 +89,7 @@ def score(
         refs = find_slices(
             paths, resample=resample, keep=outputs.keep, note=note, refused=leave_out
         )
+    several = several or len(refs) > 1
     inputs = [*bundle.iterdir(), *(trusted_keys or ())]
     inputs += [path for path in (site_map, limits) if path is not None]
     outputs.check_slices(refs, inputs)

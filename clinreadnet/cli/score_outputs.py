@@ -53,8 +53,10 @@ class ScoreOutputs:
         self._sources: Sources = {}
         self.keep: Sequence[str] = ()
         self.failures: list[OSError | ClinReadNetError] = []
-        if self._csv_is_stdout and as_json:
-            raise InputError("`csv` and `as_json` both write to standard output; give one of them")
+        if (printed := self._printed) and as_json:
+            raise InputError(
+                f"`{printed}` and `as_json` both write to standard output; give one of them"
+            )
         if "challenge_output" in places:
             places["challenge_output"] /= write.CHALLENGE_FILE
         check_distinct(places)
@@ -118,7 +120,7 @@ class ScoreOutputs:
         try:
             if self._as_json:
                 print_json(report.to_dict(session))
-            elif not self._csv_is_stdout:
+            elif self._printed is None:
                 print_report(report, Output(), facts)
         except OSError as failure:
             self.failures.append(failure)
@@ -138,8 +140,9 @@ class ScoreOutputs:
             self._attempt("secondary_capture", quality_map.write_captures, *given)
 
     @property
-    def _csv_is_stdout(self) -> bool:
-        return str(self._targets.get("csv")) == STDOUT
+    def _printed(self) -> str | None:
+        """The output that takes the place of the table on standard output."""
+        return next((name for name in _FILES if str(self._targets.get(name)) == STDOUT), None)
 
     def _leave_out(self, names: Iterable[str], reason: str) -> None:
         self.failures.append(CheckFailed(reason))

@@ -274,7 +274,7 @@ def read_hu(frame: DicomFrame) -> NDArray[np.int16 | np.float32]:
         frame: from `read_headers`.
 
     Returns:
-        [rows, columns] HU: int16 if the frame is rescaled by a whole number alone and all values
+        [rows, columns] HU: int16 if the slope is 1, the intercept a whole number and all values
         fit, else float32.
 
     Raises:
@@ -300,7 +300,7 @@ def read_hu(frame: DicomFrame) -> NDArray[np.int16 | np.float32]:
             padded = np.logical_or.reduce([padded & ~tissue, *fill])
         outside |= padded
     hu[outside] = HU_MIN
-    fits = whole and hu.max() <= np.iinfo(np.int16).max  # padding is below its least value
+    fits = whole and hu.max() <= np.iinfo(np.int16).max  # values too low for int16 are air by now
     return hu.astype(np.int16 if fits else np.float32, copy=False)
 
 

@@ -188,7 +188,7 @@ class StackReader:
             number: index of the slice, from 0.
 
         Returns:
-            [rows, columns] Hounsfield units: int16 if the stack holds int16, else float32.
+            [rows, columns] Hounsfield units: int16 if the stack holds int8 or int16, else float32.
 
         Raises:
             InputError: the data is damaged or truncated.

@@ -110,7 +110,7 @@ def open_array(path: Path) -> ArrayHeader:
 
 
 def hu_dtype(stored: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the type for Hounsfield units of a type: int16 where that holds them, else float32."""
+    """Return int16 for Hounsfield units that are stored as int8 or int16, else float32."""
     return np.dtype(np.int16 if stored.kind == "i" and stored.itemsize <= 2 else np.float32)
 
 

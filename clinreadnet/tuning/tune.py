@@ -212,14 +212,14 @@ def search(
 
 
 def _won(
-    layers: Sequence[tuple[str, int]], ours: Sequence[float], theirs: Sequence[float]
+    layers: Sequence[tuple[str, int]], library: Sequence[float], kernel: Sequence[float]
 ) -> dict[str, int]:
-    """Return the least number of tokens by sides from which every example is faster in ``ours``."""
+    """Return the least number of tokens by sides from which the library is always faster."""
     least: dict[str, int] = {}
     lost = set()
-    rows = zip(layers, ours, theirs, strict=True)
-    for (sides, tokens), mine, other in sorted(rows, key=lambda row: -row[0][1]):
-        if mine < other and sides not in lost:
+    rows = zip(layers, library, kernel, strict=True)
+    for (sides, tokens), theirs, ours in sorted(rows, key=lambda row: -row[0][1]):
+        if theirs < ours and sides not in lost:
             least[sides] = tokens
         else:
             lost.add(sides)

@@ -543,6 +543,10 @@ def test_a_damaged_slice_ends_the_command_without_scores(
     done = run("score", tmp_path / "good.dcm", tmp_path / "odd.dcm", "--bundle", bundle)
     assert done.returncode == 2 and "odd.dcm: pixel data cannot be decoded" in done.stderr
     assert done.stderr.endswith("; --keep-going leaves it out\n")
+    np.save(tmp_path / "stack.npy", np.stack([noise(0), np.zeros((512, 512), np.float32) + 40]))
+    done = run("score", tmp_path / "stack.npy", "--bundle", bundle)
+    assert done.returncode == 2 and "stack.npy[1]: not a CT slice" in done.stderr
+    assert done.stderr.endswith("; --keep-going leaves it out\n")
     done = run("score", tmp_path / "odd.dcm", "--bundle", bundle)
     assert done.returncode == 2 and "--keep-going" not in done.stderr
 
@@ -565,7 +569,7 @@ def test_an_output_that_fails_does_not_hide_the_damaged_slices(
 ) -> None:
     keep = ("--keep-going", "--html", "/dev/full")
     done = run("score", spoil(tmp_path), "--bundle", bundle, *keep)
-    assert done.returncode == 1
+    assert done.returncode == 2  # 1 would be a complete page of the other slices
     assert "2 damaged and left out, 1 scored" in done.stderr and "/dev/full" in done.stderr
 
 
@@ -578,7 +582,7 @@ def test_an_output_that_is_an_input_is_refused(run: Any, bundle: Path, tmp_path:
         assert done.stdout == "" and path.read_bytes() == content
 
 
-def test_a_csv_on_standard_output_takes_the_tables_place(
+def test_a_file_on_standard_output_takes_the_tables_place(
     run: Any, bundle: Path, tmp_path: Path
 ) -> None:
     path = write_ct(tmp_path / "a.dcm")
@@ -587,6 +591,10 @@ def test_a_csv_on_standard_output_takes_the_tables_place(
     assert row["path"] == str(path) and row["series"] == SERIES
     both = run("score", path, "--bundle", bundle, "--csv", "-", "--json")
     assert both.returncode == 2 and "--csv and --json" in both.stderr
+    done = run("score", path, "--bundle", bundle, "--html", "-")
+    assert done.returncode == 0 and done.stdout.startswith("<!")
+    both = run("score", path, "--bundle", bundle, "--html", "-", "--json")
+    assert both.returncode == 2 and "--html and --json" in both.stderr
 
 
 def test_a_disk_that_fills_up_does_not_cost_the_scores(

@@ -143,7 +143,7 @@ def test_own_anatomies_must_state_their_pixels(tmp_path):
 
 
 def test_own_anatomies_show_an_abdomen(scanned, tmp_path, monkeypatch):
-    """A map is one by its header, a neck by its size; no anatomy is degraded for either."""
+    """The header marks a map, the size a neck. Neither is degraded."""
     monkeypatch.setattr(simulator, "_write_anatomy", lambda *given: pytest.fail("degraded"))
     perfusion = pydicom.dcmread(scanned / "mine.dcm")
     perfusion.ImageType = ["DERIVED", "PRIMARY", "PERFUSION", "CBF"]

@@ -10,6 +10,7 @@ import pytest
 
 pytest.importorskip("triton", reason="triton is not installed")
 
+from bench.records import ptx
 from bench.records.mutants import KINDS
 from bench.records.ptx import (
     MUTANTS,
@@ -19,6 +20,7 @@ from bench.records.ptx import (
     RECORD,
     TARGETS,
     machine_digest,
+    main,
 )
 from bench.tables.kernels import OLDER
 from clinreadnet.kernels.ops.fused_linear.kernel import SIZES
@@ -58,6 +60,16 @@ def test_every_kernel_of_the_older_triton_is_within_its_budget() -> None:
     assert "small" in {file.partition("/")[0] for file in files} <= {*NETWORKS}
     for entry in older["kernels"].values():
         assert max(entry["error_over_budget"].values()) <= 1, entry["files"][0]
+
+
+@pytest.mark.parametrize("part", ["--network small", "--target sm80", "--mutants 0"])
+def test_a_part_does_not_replace_the_record(
+    part: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ptx, "launched", lambda: pytest.fail("started"))
+    with pytest.raises(SystemExit):
+        main(part.split())
+    assert "a part needs --out" in capsys.readouterr().err
 
 
 def test_mutants_are_caught(record: dict[str, Any]) -> None:
