@@ -35,9 +35,11 @@ build: $(BUILT)  ## install, export a verified bundle, score a sample
 build-at-terminal:  ## make build as a person at a terminal sees it: it ends, and leaves the terminal as it was
 	PYTHONPATH=tests $(PYTHON) -m support.terminal $(MAKE) build
 
-# A file's tests share what they make, so a file stays in one process. One process more than processors, because tests
-# wait too. In their own order, because files of one long test would otherwise come last.
-TEST_PROCESSES = $(shell $(BIN)/python -c "import os; print(min(os.cpu_count() + 1, 5))")
+# A file's tests share what they make, so a file stays in one process. More processes than processors, because tests
+# wait too: two more where there is memory for them. In their own order, because files of one long test would otherwise
+# come last.
+TEST_PROCESSES = $(shell $(BIN)/python -c "import os; memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'); \
+	print(min(os.cpu_count() + (2 if memory > 15e9 else 1), 5))")
 test: $(INSTALLED)  ## run the CPU test suite, in up to 5 processes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 

@@ -65,7 +65,7 @@ def back_project(sinograms: Tensor, windows: Float32 | None = None) -> Tensor:
     batch, views, size = sinograms.shape
     device = sinograms.device
     length = filter_length(size)
-    responses = torch.from_numpy(channel_filters(length, batch, windows)).to(device)
+    responses = torch.tensor(channel_filters(length, batch, windows), device=device)
     spectrum = torch.fft.rfft(sinograms, n=length)
     filtered = torch.fft.irfft(spectrum * responses[:, None], n=length)[..., :size]
     # A ray can leave the circle by a pixel: one zero on each side is enough.

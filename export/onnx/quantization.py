@@ -15,6 +15,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,9 +89,9 @@ def quantize(
     """
     optimizer = load_optimizer()
     model = onnx.load(source)
-    with _quantised_file(model, target, precision) as made:
+    with _quantised_file(source, model, target, precision) as (copy, made):
         optimizer.quantize(
-            os.fspath(source),
+            str(copy),
             quantize_mode=precision,
             calibration_data={"hu": np.ascontiguousarray(hu[:, None], dtype=np.float32)},
             calibration_method="max",
@@ -118,9 +119,9 @@ def quantize_dynamically(
     """
     quantizer = load_dynamic_quantizer()
     model = onnx.load(source)
-    with _quantised_file(model, target, precision) as made:
+    with _quantised_file(source, model, target, precision) as (copy, made):
         quantizer.quantize_dynamic(
-            source,
+            copy,
             made,
             op_types_to_quantize=["MatMul"],
             nodes_to_quantize=token_layers(model),
@@ -166,15 +167,21 @@ def linear_layers(model: onnx.ModelProto) -> list[str]:
 
 @contextlib.contextmanager
 def _quantised_file(
-    source: onnx.ModelProto, target: str | os.PathLike[str], precision: str
-) -> Iterator[Path]:
-    """Yield a path for the quantised graph, then check the graph and write it."""
+    source: str | os.PathLike[str],
+    model: onnx.ModelProto,
+    target: str | os.PathLike[str],
+    precision: str,
+) -> Iterator[tuple[Path, Path]]:
+    """Yield paths of a copy of the source and for the quantised graph, then check and write it.
+
+    Model Optimizer writes its source again, and ONNX Runtime writes files beside it.
+    """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         made = Path(folder) / "quantized.onnx"
-        yield made
+        yield Path(shutil.copy(source, Path(folder) / "source.onnx")), made
         quantized = onnx.load(made)
-    quantized.doc_string = source.doc_string.replace(str(PRECISIONS[precision].source), precision)
-    quantized.graph.name = source.graph.name
+    quantized.doc_string = model.doc_string.replace(str(PRECISIONS[precision].source), precision)
+    quantized.graph.name = model.graph.name
     onnx.checker.check_model(quantized, full_check=True)
     with whole_file(target) as temporary:
         onnx.save_model(quantized, temporary)

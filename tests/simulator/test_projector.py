@@ -114,6 +114,7 @@ def test_refuses(image, words):
         forward_project(image, 4)
 
 
+@pytest.mark.filterwarnings("error")
 def test_torch_agrees_within_two_hounsfield_units(phantom):
     torch = pytest.importorskip("torch")
     from clinreadnet.simulator import projector_torch

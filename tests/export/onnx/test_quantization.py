@@ -64,8 +64,11 @@ def quantized(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
     @functools.cache
     def make(precision: str) -> Path:
-        path = folder / f"clinreadnet.{precision}.onnx"
-        quantize(graph("tiny", "fp16"), path, precision=precision, hu=hu)
+        path, source = folder / f"clinreadnet.{precision}.onnx", graph("tiny", "fp16")
+        before = source.stat().st_mtime_ns, set(source.parent.iterdir())
+        quantize(source, path, precision=precision, hu=hu)
+        # Processes of tests share the source.
+        assert (source.stat().st_mtime_ns, set(source.parent.iterdir())) == before
         return path
 
     return make
