@@ -52,6 +52,7 @@ def test_exports_ops_and_from_there_to_onnx(
 ) -> None:
     """Ops stay whole in the exported program; their references replace them for ONNX."""
     onnxruntime = pytest.importorskip("onnxruntime")
+    from clinreadnet.kernels.ops.region_statistics.reference import region_statistics_reference
     from clinreadnet.kernels.ops.sobel_stem.reference import sobel_stem_reference
     from clinreadnet.kernels.ops.window_attention.reference import window_attention_reference
 
@@ -65,6 +66,7 @@ def test_exports_ops_and_from_there_to_onnx(
         assert targets.count(ops.window_attention.default) == sum(PRESETS["tiny"].depths)
         program = program.run_decompositions(
             {
+                ops.region_statistics.default: region_statistics_reference,
                 ops.sobel_stem.default: sobel_stem_reference,
                 ops.window_attention.default: window_attention_reference,
             }
