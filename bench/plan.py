@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,12 +52,12 @@ def row_of(item: pytest.Item) -> tuple[Group, Candidate] | None:
 
 def order_by_group(items: list[pytest.Item]) -> None:
     """Order the rows of the network by group, the first seen first, in their places of a list."""
-    places = [(index, row[0]) for index, item in enumerate(items) if (row := row_of(item))]
-    groups = list(dict.fromkeys(group for _, group in places))
-    ordered = sorted(places, key=lambda place: groups.index(place[1]))
-    rows = [items[index] for index, _ in ordered]
-    for (index, _), item in zip(places, rows, strict=True):
-        items[index] = item
+    groups: dict[Group, list[pytest.Item]] = {}
+    for item in items:
+        if row := row_of(item):
+            groups.setdefault(row[0], []).append(item)
+    rows = chain.from_iterable(groups.values())
+    items[:] = [next(rows) if row_of(item) else item for item in items]
 
 
 def decides(item: pytest.Item) -> bool:

@@ -102,23 +102,25 @@ class Command(TyperCommand):
         try:
             return super().parse_args(ctx, args)
         except TyperException as error:
-            if _EXTRA not in error.format_message() or (flag := self._repeatable(given)) is None:
+            if _EXTRA not in error.format_message() or (several := self._several(given)) is None:
                 raise
+            flag, first, second = several
             raise InputError(
-                f"{flag} takes a single value; repeat it for each: {flag} A {flag} B"
+                f"{flag} {first} {second}: {flag} takes a single value; for several, repeat it: "
+                f"{flag} {first} {flag} {second}"
             ) from None
 
-    def _repeatable(self, given: Sequence[str]) -> str | None:
-        """Return the repeatable option that two values follow, or None."""
-        several = {
+    def _several(self, given: Sequence[str]) -> tuple[str, str, str] | None:
+        """Return the repeatable option that two values follow, and the values, or None."""
+        repeatable = {
             flag
             for param in self.params
             if getattr(param, "multiple", False)
             for flag in param.opts
         }
-        for flag, *values in zip(given, given[1:], given[2:], strict=False):
-            if flag in several and not any(value.startswith("-") for value in values):
-                return flag
+        for flag, first, second in zip(given, given[1:], given[2:], strict=False):
+            if flag in repeatable and not (first.startswith("-") or second.startswith("-")):
+                return flag, first, second
         return None
 
     def invoke(self, ctx: Any) -> Any:

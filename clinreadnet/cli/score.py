@@ -122,9 +122,10 @@ def score(
     if site_limits is not None:
         report = with_limits(report, site_limits)
     outputs.write(report, session)
-    damaged = CheckFailed(
-        f"{left_out} damaged and left out, {len(report.slices)} scored; the lines above say why"
-    )
-    raise_failures([*([damaged] if left_out else []), *outputs.failures])
+    failures: list[Exception] = list(outputs.failures)
+    if left_out:
+        reason = f"{left_out} damaged and left out, {len(report.slices)} scored"
+        failures.insert(0, CheckFailed(f"{reason}; the lines above say why"))
+    raise_failures(failures)
     if report.limits is not None:
         report.limits.check()

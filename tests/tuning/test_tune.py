@@ -255,8 +255,8 @@ def test_what_triton_compiles_wrongly_is_not_tried(
     monkeypatch.setattr(tune.triton, "__version__", "3.6.0")
     made = tune.TUNABLE["doubling"]("float16", "64")
     piped = tuple({**c, "stages": stages} for c in made.candidates for stages in (1, 3))
-    tunable = lambda *keys: replace(made, candidates=piped)  # noqa: E731
-    monkeypatch.setattr(tune, "TUNABLE", {"doubling": tunable})
+    tunable = replace(made, candidates=piped)
+    monkeypatch.setattr(tune, "TUNABLE", {"doubling": lambda *keys: tunable})
     (result,) = tune.tune(only=["doubling/float16/64"]).tuned
     assert [t.config for t in result.trials] == [IN_USE, *piped[::2]]
 

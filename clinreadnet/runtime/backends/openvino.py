@@ -56,8 +56,8 @@ class OpenVinoBackend:
     """A loaded graph, compiled for single slices. Slices of a batch run one after another.
 
     Larger batches take longer per slice, and OpenVINO 2026.3 and 2026.4 crash (segmentation fault)
-    while compiling some of the graphs for 4, 6 or 8 slices. With a single thread they crash while
-    fusing operators into snippets, which is therefore off: a run takes about 5 % longer.
+    while compiling some of the graphs for 4, 6 or 8 slices. With a single thread 2026.4 crashes
+    while fusing operators into snippets, which is therefore off.
 
     Attributes:
         dtype: float type of the graph's input.
