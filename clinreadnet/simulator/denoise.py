@@ -14,7 +14,7 @@ import numpy as np
 import scipy.fft
 import scipy.ndimage as ndi
 from numpy.typing import NDArray
-from skimage.restoration import denoise_bilateral, denoise_nl_means, denoise_tv_chambolle
+from skimage import restoration
 
 from clinreadnet.spec import HU_MIN, HU_RANGE
 
@@ -34,7 +34,7 @@ def non_local_means(hu: Float32, noise_hu: float, strength: float) -> Float32:
         noise_hu: standard deviation of its noise.
         strength: filtering parameter h in units of the noise; around 0.8 removes most noise.
     """
-    smooth = denoise_nl_means(
+    smooth = restoration.denoise_nl_means(
         _encoded(hu),
         patch_size=5,
         patch_distance=5,
@@ -53,7 +53,7 @@ def bilateral(hu: Float32, noise_hu: float, strength: float) -> Float32:
         noise_hu: standard deviation of its noise.
         strength: tolerated difference in units of the noise; around 2.5 removes most noise.
     """
-    smooth = denoise_bilateral(
+    smooth = restoration.denoise_bilateral(
         _encoded(hu),
         win_size=9,
         sigma_color=strength * noise_hu / HU_RANGE,
@@ -72,7 +72,7 @@ def total_variation(hu: Float32, noise_hu: float, strength: float) -> Float32:
         strength: weight of the variation in units of the noise; around 1 removes most noise and
             leaves even patches.
     """
-    smooth = denoise_tv_chambolle(_encoded(hu), weight=strength * noise_hu / HU_RANGE)
+    smooth = restoration.denoise_tv_chambolle(_encoded(hu), weight=strength * noise_hu / HU_RANGE)
     return np.asarray(smooth * HU_RANGE + HU_MIN, np.float32)
 
 

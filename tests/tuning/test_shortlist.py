@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,21 +55,25 @@ def test_what_spills_or_does_not_compile_is_left_out() -> None:
     ]
 
 
-def test_processes_choose_the_same() -> None:
-    alone, parallel = (
-        shortlist(KEYS, [SMALL, LARGE], 1, **GPU, processes=processes) for processes in (1, 2)
-    )
-    assert alone == parallel == [LARGE]
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Choose between two candidates in two processes; return Triton's cache and the choice."""
+    cache = tmp_path_factory.mktemp("triton")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(cache))
+        (chosen,) = shortlist(KEYS, [SMALL, LARGE], 1, **GPU, processes=2)
+        yield cache, chosen
 
 
-def test_what_is_chosen_is_compiled_for_every_shape(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    (chosen,) = shortlist(KEYS, [SMALL, linear(32, 64)], 1, **GPU, processes=2)
-    compiled = sorted(tmp_path.rglob("*.cubin"))
+def test_processes_choose_the_same(compiled: tuple[Path, dict[str, Any]]) -> None:
+    assert shortlist(KEYS, [SMALL, LARGE], 1, **GPU, processes=1) == [compiled[1]] == [LARGE]
+
+
+def test_what_is_chosen_is_compiled_for_every_shape(compiled: tuple[Path, dict[str, Any]]) -> None:
+    cache, chosen = compiled
+    files = sorted(cache.rglob("*.cubin"))
     assert obstacle(KEYS, chosen, capability=90) is None
-    assert sorted(tmp_path.rglob("*.cubin")) == compiled != []
+    assert sorted(cache.rglob("*.cubin")) == files != []
 
 
 @pytest.mark.parametrize("name", sorted(OPS))
