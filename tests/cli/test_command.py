@@ -61,6 +61,29 @@ def test_an_option_with_several_values_is_to_be_repeated(arguments: list[str], f
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("agree --labels a --scores b --html -", "--html"),
+        ("calibrate --data a --out -", "--out"),
+        ("check-kernels a --rows -", "--rows"),
+        ("fit-site-map --labels a --scores b --out -", "--out"),
+        ("score a.dcm --csv -", "--csv"),
+        ("score-archive a --out -", "--out"),
+        ("tune --out -", "--out"),
+        ("tune --rows -", "--rows"),
+    ],
+    ids=["agree", "calibrate", "check-kernels", "fit", "score", "archive", "tune", "rows"],
+)
+def test_a_file_and_json_on_standard_output_are_refused(
+    words: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = CliRunner().invoke(app, [*words.split(), "--json"]).exception
+    assert isinstance(error, InputError), error
+    assert str(error) == f"{option} and --json both write to standard output; give one of them"
+
+
 def test_an_extra_argument_is_named() -> None:
     result = CliRunner().invoke(app, ["train", "--data", "a", "--out", "run", "more"])
     assert result.exit_code == 2 and "unexpected extra argument(s) (more)" in result.output

@@ -226,6 +226,14 @@ def test_bad_input_is_one_line_and_writes_nothing(
     ]
 
 
+def test_a_page_on_standard_output_takes_the_place_of_the_table(
+    files: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = run("--labels", files[0], "--scores", files[1], "--html", "-").stdout
+    page = capfd.readouterr().out
+    assert table == "" and page.startswith("<!") and page.rstrip().endswith("</html>")
+
+
 def test_the_page_is_no_input(files: tuple[Path, Path]) -> None:
     with pytest.raises(InputError, match="is also an input"):
         run("--labels", files[0], "--scores", files[1], "--html", files[0])
