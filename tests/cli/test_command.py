@@ -62,6 +62,36 @@ def test_an_option_with_several_values_is_to_be_repeated(arguments: list[str], f
 
 
 @pytest.mark.parametrize(
+    ("words", "option", "needed"),
+    [
+        ("simulate --out x --count 1 --any-part", "--any-part", "--anatomy"),
+        ("simulate --out x --count 1 --dicom --variants 2", "--variants", "--anatomy"),
+        ("score a.dcm --map-resolution slice", "--map-resolution", "--map"),
+        (
+            "listen --spool x --send-to h:1:A --map-resolution slice",
+            "--map-resolution",
+            "--map",
+        ),
+        ("verify x --checkpoint a", "--checkpoint", "--data"),
+        ("export --out x --no-engines --strip-weights", "--strip-weights", "--engines"),
+        ("export --out x --no-engines --engine-precision fp16", "--engine-precision", "--engines"),
+    ],
+    ids=["part", "variants", "score", "listen", "verify", "weights", "precision"],
+)
+def test_an_option_without_effect_is_refused(
+    words: str, option: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = CliRunner().invoke(app, words.split()).exception
+    assert isinstance(error, InputError) and str(error) == f"{option} needs {needed}"
+
+
+def test_a_default_that_is_given_is_not_refused() -> None:
+    error = CliRunner().invoke(app, ["score", "a.dcm", "--map-resolution", "patch"]).exception
+    assert isinstance(error, InputError) and "a.dcm: no such file" in str(error)
+
+
+@pytest.mark.parametrize(
     ("words", "option"),
     [
         ("agree --labels a --scores b --html -", "--html"),
