@@ -86,7 +86,8 @@ class ScoreOutputs:
             inputs: other input files.
 
         Raises:
-            InputError: an output is an input, or the page would be too large.
+            InputError: an output is an input, the page would be too large, or a DICOM object is
+                requested of a slice that is not DICOM.
         """
         read = [*{ref.path for ref in refs}, *inputs]
         for target, suffixes in self._files.items():
@@ -99,6 +100,8 @@ class ScoreOutputs:
 
         try:
             self._sources = sources.make_sources(refs)
+        except sources.NotDicom:
+            raise
         except InputError as error:
             self._leave_out(_OBJECTS, f"no DICOM object is written: {error.full}")
         if "map" in self._targets:
