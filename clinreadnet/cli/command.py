@@ -63,6 +63,7 @@ _NEEDS = {
     "optimization_level": "engines",
     "platform": "engines",
     "strip_weights": "engines",
+    "targets": "engines",
     "timing_cache": "engines",
     "variants": "anatomy",
     "version_compatible": "engines",
@@ -173,6 +174,8 @@ class Command(TyperCommand):
             source = ctx.get_parameter_source(param.name)
             given = source is not None and source.name == "COMMANDLINE"
             if given and ctx.params[param.name] != param.default:
+                if ctx.get_parameter_source(needed).name == "COMMANDLINE":  # as --no-engines
+                    raise InputError(f"`{param.name}` and {needed}=False exclude each other")
                 raise InputError(f"`{param.name}` needs `{needed}`")
 
 

@@ -73,10 +73,8 @@ def test_an_option_with_several_values_is_to_be_repeated(arguments: list[str], f
             "--map",
         ),
         ("verify x --checkpoint a", "--checkpoint", "--data"),
-        ("export --out x --no-engines --strip-weights", "--strip-weights", "--engines"),
-        ("export --out x --no-engines --engine-precision fp16", "--engine-precision", "--engines"),
     ],
-    ids=["part", "variants", "score", "listen", "verify", "weights", "precision"],
+    ids=["part", "variants", "score", "listen", "verify"],
 )
 def test_an_option_without_effect_is_refused(
     words: str, option: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -84,6 +82,13 @@ def test_an_option_without_effect_is_refused(
     monkeypatch.chdir(tmp_path)
     error = CliRunner().invoke(app, words.split()).exception
     assert isinstance(error, InputError) and str(error) == f"{option} needs {needed}"
+
+
+@pytest.mark.parametrize("option", ["--engine-precision fp16", "--strip-weights", "--target sm89"])
+def test_an_option_of_engines_is_refused_without_engines(option: str) -> None:
+    error = CliRunner().invoke(app, f"export --out x/y --no-engines {option}".split()).exception
+    assert isinstance(error, InputError)
+    assert str(error) == f"{option.split()[0]} and --no-engines exclude each other"
 
 
 def test_a_default_that_is_given_is_not_refused() -> None:
