@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.recording import RESULTS
 from bench.report.page import DeploymentReport
 from bench.report.recommend import DEFAULT_BUDGET, QUANTITIES
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import check_printed, print_json
 from clinreadnet.errors import ClinReadNetError
 from clinreadnet.runtime.bundle.default import default_bundle
 
@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)
+    printed = check_printed({"out": options.out}, as_json=False)
+    if printed and options.json:
+        parser.error("--out - and --json both write to standard output; give one of them")
     try:
         report = DeploymentReport(
             options.bundle or default_bundle(),
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     if options.json:
         print_json(report.to_dict())
-    else:
+    elif not printed:
         for chosen in report.recommendations:
             print("\n".join(chosen.lines()))
     if options.out is not None:

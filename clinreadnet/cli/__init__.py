@@ -4,7 +4,7 @@ Results go to standard output; progress, notes and errors go to standard error. 
 1 a check failed, 2 bad usage, bad input or an output that cannot be written, 4 a limit of the site
 is exceeded, 130 interrupted by Ctrl-C.
 
-This module imports little, so that Ctrl-C prints one line from the start.
+This module imports little, so that Ctrl-C prints one line from the start (`clinreadnet.__main__`).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_result, write_each
+from clinreadnet.cli.common import check_printed, print_result, write_each
 from clinreadnet.cli.options import GradeScale, Json, LabelFile, ScoreFile
 from clinreadnet.console import note, status
 from clinreadnet.files import check_output
@@ -19,7 +19,10 @@ def agree(
     scale: GradeScale = "0:4",
     html: Annotated[
         Path | None,
-        typer.Option(help="Also write a page with plots, in one file (.html)."),
+        typer.Option(
+            help="Also write a page with plots, in one file (.html). `-` is standard output, "
+            "without the table."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -41,6 +44,7 @@ def agree(
     from clinreadnet.readers.agreement_table import print_agreement
     from clinreadnet.readers.labels import parse_scale
 
+    printed = check_printed({"html": html}, as_json)
     if html is not None:
         check_output(html, inputs=[labels, scores], suffixes=(".html", ".htm"))
     with status("Comparing"):
@@ -51,4 +55,4 @@ def agree(
             write_agreement_page(result, html)
             note(f"clinreadnet: wrote {html}")
 
-    write_each(lambda: print_result(result, as_json, print_agreement), write_page)
+    write_each(lambda: print_result(result, as_json, print_agreement, printed=printed), write_page)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import check_printed, print_json
 from clinreadnet.cli.options import Checkpoint, Json, LabelledFolder
 from clinreadnet.console import note, status
 from clinreadnet.errors import counted
@@ -31,6 +31,7 @@ def calibrate(
     - `clinreadnet calibrate --data slices --out calibrated.safetensors`
     - `clinreadnet calibrate --data slices --checkpoint run/model.safetensors --out own.safetensors`
     """
+    printed = check_printed({"out": out}, as_json)
     check_output(out, suffixes=(".safetensors",))
     with status("Importing PyTorch"):
         from clinreadnet.evaluation.intervals import calibrate_intervals
@@ -39,7 +40,7 @@ def calibrate(
     note(f"clinreadnet: wrote {out}")
     if as_json:
         print_json(calibration)
-    else:
+    elif not printed:
         print(
             f"{counted(calibration['slices'], 'slice')}: 90 % intervals cover "
             f"{calibration['before']:.1%} of "

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json, row_writer
+from clinreadnet.cli.common import check_printed, print_json, row_writer
 from clinreadnet.cli.options import Json, Rows
 from clinreadnet.console import Output, status
 from clinreadnet.errors import CheckFailed, counted
@@ -39,6 +39,7 @@ def check_kernels(
     - `clinreadnet check-kernels kernels --json`
     - `clinreadnet check-kernels kernels --gpu --only mlp`
     """
+    printed = check_printed({"rows": rows}, as_json)
     with status("Importing PyTorch"):
         from clinreadnet.export.check_kernels import check_folder, print_checked
 
@@ -46,7 +47,7 @@ def check_kernels(
     results = check_folder(folder, gpu, only or (), lambda result: write(result.to_dict()))
     if as_json:
         print_json({"kernels": [result.to_dict() for result in results]})
-    else:
+    elif not printed:
         output = Output()
         for result in results:
             print_checked(result, output)

@@ -53,6 +53,24 @@ _THIRD_PARTY = frozenset(
 )
 
 
+_NEEDS = {
+    "any_part": "anatomy",
+    "checkpoint": "data",
+    "engine_precisions": "engines",
+    "hardware_compatible": "engines",
+    "key": "record",
+    "map_resolution": "map",
+    "optimization_level": "engines",
+    "platform": "engines",
+    "strip_weights": "engines",
+    "targets": "engines",
+    "timing_cache": "engines",
+    "variants": "anatomy",
+    "version_compatible": "engines",
+    "workspace_mib": "engines",
+}
+"""Options without effect unless another option of the same command is given."""
+
 _METAVARS = {"bool": "", "int": "N", "float": "X", "path": "PATH", "str": "TEXT"}
 """Metavar of an option in the help, by the name of its type."""
 
@@ -128,9 +146,10 @@ class Command(TyperCommand):
 
         Raises:
             ClinReadNetError: the library's error, with options instead of parameters.
-            InputError: a required package is not installed.
+            InputError: an option has no effect, or a required package is not installed.
         """
         try:
+            self._check_needs(ctx)
             return super().invoke(ctx)
         except ClinReadNetError as error:
             error.args = (one_line(spell(error.full, self.params)),)
@@ -145,6 +164,19 @@ class Command(TyperCommand):
                 f"{self.name} needs {error.name}, which is not installed; run "
                 f'`pip install "clinreadnet[{",".join(sorted(extras))}]"`'
             ) from None
+
+    def _check_needs(self, ctx: Any) -> None:
+        """Raise InputError if an option lacks the option without which it has no effect."""
+        for param in self.params:
+            needed = _NEEDS.get(str(param.name))
+            if needed not in ctx.params or ctx.params[needed]:
+                continue
+            source = ctx.get_parameter_source(param.name)
+            given = source is not None and source.name == "COMMANDLINE"
+            if given and ctx.params[param.name] != param.default:
+                if ctx.get_parameter_source(needed).name == "COMMANDLINE":  # as --no-engines
+                    raise InputError(f"`{param.name}` and {needed}=False exclude each other")
+                raise InputError(f"`{param.name}` needs `{needed}`")
 
 
 def spell(message: str, params: Sequence[Any]) -> str:

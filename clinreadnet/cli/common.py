@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clinreadnet.console import Output, note, output_named, status
 from clinreadnet.errors import ClinReadNetError, InputError, os_error_line
-from clinreadnet.files import check_output
+from clinreadnet.files import STDOUT, check_distinct, check_output
 
 if TYPE_CHECKING:
     from clinreadnet.runtime import Session
@@ -33,13 +33,40 @@ def open_session(
         )
 
 
+def check_printed(files: Mapping[str, Path | None], as_json: bool) -> bool:
+    """Return whether a file is written to standard output, where it takes the place of the table.
+
+    Args:
+        files: each file that a command writes, by parameter name; None if it is not requested.
+        as_json: whether the command prints JSON.
+
+    Raises:
+        InputError: two files have the same path, or JSON would be printed beside a file.
+    """
+    check_distinct(files)
+    printed = [name for name, path in files.items() if str(path) == STDOUT]
+    if printed and as_json:
+        raise InputError(
+            f"`{printed[0]}` and `as_json` both write to standard output; give one of them"
+        )
+    return bool(printed)
+
+
 def print_result(
-    result: Any, as_json: bool, show: Callable[[Any, Output], None], *, markup: bool = False
+    result: Any,
+    as_json: bool,
+    show: Callable[[Any, Output], None],
+    *,
+    markup: bool = False,
+    printed: bool = False,
 ) -> None:
-    """Print a result to standard output: its ``to_dict`` as JSON, or the output of ``show``."""
+    """Print a result to standard output: its ``to_dict`` as JSON, or the output of ``show``.
+
+    Nothing is printed if a file was ``printed`` there, see `check_printed`.
+    """
     if as_json:
         print_json(result.to_dict())
-    else:
+    elif not printed:
         show(result, Output(markup=markup))
 
 
@@ -80,7 +107,9 @@ def print_json(result: Mapping[str, Any]) -> None:
 
 
 def row_writer(path: Path | None) -> Callable[[Mapping[str, Any]], None]:
-    """Return a function that appends a row to a file of JSON lines at once; without a path, none.
+    """Return a function that appends a row to a file of JSON lines at once.
+
+    It does nothing without a path, and prints the row if the path is standard output.
 
     Raises:
         InputError: the file cannot be written.
@@ -91,9 +120,14 @@ def row_writer(path: Path | None) -> Callable[[Mapping[str, Any]], None]:
     check_output(path)
 
     def write(row: Mapping[str, Any]) -> None:
+        line = json.dumps(_finite(row), allow_nan=False)
+        if str(path) == STDOUT:
+            with output_named():
+                print(line, flush=True)
+            return
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_finite(row), allow_nan=False) + "\n")
+                file.write(f"{line}\n")
         except OSError as error:
             raise InputError(
                 f"{path}: {error.strerror}; name a file that can be written as `rows`"

@@ -125,8 +125,6 @@ def export(
     - `clinreadnet export --out bundle --precision fp32 --precision int8 --no-engines --force`
     - `clinreadnet export --out bundle --flavour tensorrt --no-engines --plugins all --force`
     """
-    if targets and not engines:
-        raise InputError("--target and --no-engines exclude each other")
     if fp32_islands not in ("default", "auto"):
         raise InputError(f"--fp32-islands {fp32_islands}: give default or auto")
     check_output_folder(out, force=force)

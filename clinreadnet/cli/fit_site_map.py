@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import check_printed, print_result
 from clinreadnet.cli.options import GradeScale, Json, LabelFile, ScoreFile
-from clinreadnet.console import Output, note, status
+from clinreadnet.console import note, status
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_output
 
@@ -37,13 +37,14 @@ def fit_site_map(
     """
     from clinreadnet.readers.fit import fit_site_map as fit
     from clinreadnet.readers.fit_table import print_fit
-    from clinreadnet.readers.labels import match, parse_scale, read_labels
+    from clinreadnet.readers.labels import parse_scale, read_files
     from clinreadnet.runtime.bundle.files import load_manifest
     from clinreadnet.scoring.site_map import write_site_map
 
+    printed = check_printed({"out": out}, as_json)
     check_output(out, inputs=[labels, scores], suffixes=(".json",))
     with status("Fitting"):
-        reading = match(read_labels(labels, parse_scale(scale)), scores, labels)
+        reading = read_files(labels, scores, parse_scale(scale))
         weights = reading.weights_sha256
         own = None if bundle is None else load_manifest(bundle).model.weights_sha256
         if weights is None and own is None:
@@ -58,7 +59,4 @@ def fit_site_map(
         result = fit(reading, weights or own or "")
     write_site_map(result.site_map, out)
     note(f"clinreadnet: wrote {out}")
-    if as_json:
-        print_json(result.to_dict())
-    else:
-        print_fit(result, Output())
+    print_result(result, as_json, print_fit, printed=printed)

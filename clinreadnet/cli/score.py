@@ -57,7 +57,7 @@ def score(
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
     from clinreadnet.cli.score_outputs import ScoreOutputs
-    from clinreadnet.data.slices import find_slices
+    from clinreadnet.data.slices import any_readable, find_slices
     from clinreadnet.runtime.bundle.default import find_bundle
     from clinreadnet.scoring.breaches import with_limits
     from clinreadnet.scoring.protocol_limits import read_protocol_limits
@@ -75,12 +75,12 @@ def score(
     if site_limits is not None:
         site_limits.check_figures(measured)
     left_out = 0
-    several = len(paths) > 1 or paths[0].is_dir()
 
     def leave_out(where: object, error: InputError) -> None:
         nonlocal left_out
         if not keep_going:
-            hint = "; `keep_going` leaves it out" if several else ""
+            readable = any_readable(paths, resample=resample)
+            hint = "; `keep_going` leaves it out" if readable else ""
             raise InputError(f"{error.full}{hint}")
         left_out += 1
         note(f"left out: {error}")
@@ -89,7 +89,6 @@ def score(
         refs = find_slices(
             paths, resample=resample, keep=outputs.keep, note=note, refused=leave_out
         )
-    several = several or len(refs) > 1
     inputs = [*bundle.iterdir(), *(trusted_keys or ())]
     inputs += [path for path in (site_map, limits) if path is not None]
     outputs.check_slices(refs, inputs)

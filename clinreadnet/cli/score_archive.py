@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import check_printed, print_json
 from clinreadnet.cli.options import (
     Backends,
     Bundle,
@@ -77,6 +77,7 @@ def score_archive(
     from clinreadnet.scoring.site_map import read_site_map
     from clinreadnet.scoring.table import print_series
 
+    printed = check_printed({"out": out}, as_json)
     own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
     site_limits = None if limits is None else read_protocol_limits(limits)
     inputs = [path for path in (site_map, limits) if path is not None]
@@ -110,7 +111,7 @@ def score_archive(
             report, failure = error.report, error
     if as_json:
         print_json(report.to_dict())
-    elif report.by_series:
+    elif report.by_series and not printed:
         output = Output()
         output.print("means:" if failure else f"{out}:", highlight=False, soft_wrap=True)
         print_series(report.by_series, output, most=_LINES)

@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clinreadnet.cli.common import print_json
+from clinreadnet.cli.common import check_printed, print_json
 from clinreadnet.console import Output, status
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin
-from clinreadnet.files import STDOUT, check_distinct, check_output, check_output_folder, same_file
+from clinreadnet.files import check_distinct, check_output, check_output_folder, same_file
 from clinreadnet.runtime import Session
 from clinreadnet.scoring import pdf, plot, viewer, write
 from clinreadnet.scoring.result import SeriesReport
@@ -53,10 +53,7 @@ class ScoreOutputs:
         self._sources: Sources = {}
         self.keep: Sequence[str] = ()
         self.failures: list[OSError | ClinReadNetError] = []
-        if (printed := self._printed) and as_json:
-            raise InputError(
-                f"`{printed}` and `as_json` both write to standard output; give one of them"
-            )
+        self._printed = check_printed({name: places.get(name) for name in _FILES}, as_json)
         if "challenge_output" in places:
             places["challenge_output"] /= write.CHALLENGE_FILE
         check_distinct(places)
@@ -89,7 +86,8 @@ class ScoreOutputs:
             inputs: other input files.
 
         Raises:
-            InputError: an output is an input, or the page would be too large.
+            InputError: an output is an input, the page would be too large, or a DICOM object is
+                requested of a slice that is not DICOM.
         """
         read = [*{ref.path for ref in refs}, *inputs]
         for target, suffixes in self._files.items():
@@ -102,6 +100,8 @@ class ScoreOutputs:
 
         try:
             self._sources = sources.make_sources(refs)
+        except sources.NotDicom:
+            raise
         except InputError as error:
             self._leave_out(_OBJECTS, f"no DICOM object is written: {error.full}")
         if "map" in self._targets:
@@ -120,7 +120,7 @@ class ScoreOutputs:
         try:
             if self._as_json:
                 print_json(report.to_dict(session))
-            elif self._printed is None:
+            elif not self._printed:
                 print_report(report, Output(), facts)
         except OSError as failure:
             self.failures.append(failure)
@@ -138,11 +138,6 @@ class ScoreOutputs:
             write_maps = partial(quality_map.write_maps, resolution=self._map_resolution)
             self._attempt("map", write_maps, *given)
             self._attempt("secondary_capture", quality_map.write_captures, *given)
-
-    @property
-    def _printed(self) -> str | None:
-        """The output that takes the place of the table on standard output."""
-        return next((name for name in _FILES if str(self._targets.get(name)) == STDOUT), None)
 
     def _leave_out(self, names: Iterable[str], reason: str) -> None:
         self.failures.append(CheckFailed(reason))

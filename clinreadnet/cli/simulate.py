@@ -26,7 +26,9 @@ def simulate(
     ] = None,
     any_part: Annotated[
         bool,
-        typer.Option("--any-part", help="Also degrade slices that show no abdomen."),
+        typer.Option(
+            "--any-part", help="With --anatomy: also degrade slices that show no abdomen."
+        ),
     ] = False,
     variants: Annotated[
         int,
@@ -87,9 +89,9 @@ def simulate(
         check_plot(preview)
         check_output(preview)
     if dicom:
-        if anatomy or preview or count is None or breadth != "standard":
+        if anatomy or preview or count is None or breadth != "standard" or device != "cpu":
             raise InputError(
-                "--dicom needs --count and excludes --anatomy, --preview and --breadth"
+                "--dicom needs --count and excludes --anatomy, --preview, --breadth and --device"
             )
         simulate_series(out, count, seed, jobs=jobs, force=force)
         print(f"{out}: {counted(count, 'slice')} of a CT series")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import print_result, row_writer, write_each
+from clinreadnet.cli.common import check_printed, print_result, row_writer, write_each
 from clinreadnet.cli.options import Json, Rows
 from clinreadnet.console import note, status
 from clinreadnet.errors import InputError
@@ -49,6 +49,7 @@ def tune(
     """
     if dry_run and out is not None:
         raise InputError("--dry-run and --out exclude each other")
+    printed = check_printed({"out": out, "rows": rows}, as_json)
     with status("Importing PyTorch"):
         from clinreadnet.kernels.launch import CONFIGS
         from clinreadnet.tuning.tune import print_tuning, write_tuning
@@ -68,4 +69,4 @@ def tune(
         if not dry_run:
             note(f"clinreadnet: wrote {write_tuning(tuning, out)}")
 
-    write_each(write_configs, lambda: print_result(tuning, as_json, print_tuning))
+    write_each(write_configs, lambda: print_result(tuning, as_json, print_tuning, printed=printed))

@@ -50,12 +50,8 @@ def verify(
     - `clinreadnet verify bundle --record --key key.pem`
     - `clinreadnet verify bundle --data LDCTIQAG2023_test --plot parity.png --json`
     """
-    if checkpoint is not None and data is None:
-        raise InputError("--checkpoint needs --data")
     if record and data is not None:
         raise InputError("--record uses the golden slices; omit --data")
-    if key is not None and not record:
-        raise InputError("--key needs --record")
     with status("Importing PyTorch"):
         from clinreadnet.data.ldctiqa import read_ldctiqa
         from clinreadnet.runtime.bundle.files import load_manifest

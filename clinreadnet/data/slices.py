@@ -209,8 +209,25 @@ def find_slices(
     refs += _series(frames, resample, tell)
     refs = [(n, replace(r, named=r.path in named and r.frame is None)) for n, r in refs]
     if not refs:
+        if seen:  # `refused` was called with each
+            raise InputError("no slices can be read; the lines above say why")
         raise InputError("no slices: name DICOM, .tif, .npy or .mha files, or a folder of them")
     return [ref for _, ref in sorted(refs, key=lambda pair: pair[0])]
+
+
+def any_readable(paths: Iterable[Source], *, resample: bool = False) -> bool:
+    """Return whether a slice is left if the damaged ones are left out. See `find_slices`."""
+    try:
+        refs = find_slices(paths, resample=resample, refused=lambda path, error: None)
+    except InputError:
+        return False
+    for ref in refs:
+        try:
+            ref.load_compact()
+        except InputError:
+            continue
+        return True
+    return False
 
 
 def _name_of(ds: pydicom.Dataset, order: int) -> Path:

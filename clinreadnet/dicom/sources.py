@@ -38,6 +38,10 @@ SOURCE_TAGS = (*_REFERENCES, *COPIED, *_GEOMETRY, *_PHASE, "FrameOfReferenceUID"
 """Data elements to pass to `find_slices` as ``keep``."""
 
 
+class NotDicom(InputError):
+    """A slice is not from a DICOM file."""
+
+
 class Source(pydicom.Dataset):  # type: ignore[misc]  # pydicom has no types
     """Attributes copied from the header of a file. Every value is legal.
 
@@ -64,8 +68,9 @@ def make_sources(refs: Sequence[SliceRef]) -> Sources:
         One header for each file.
 
     Raises:
-        InputError: a slice is not DICOM, a UID is missing or invalid, two files share a
-            SOPInstanceUID, or a series belongs to several studies or patients.
+        NotDicom: a slice is not DICOM.
+        InputError: a UID is missing or invalid, two files share a SOPInstanceUID, or a series
+            belongs to several studies or patients.
     """
     sources: Sources = {}
     instances: dict[str, Path] = {}
@@ -110,10 +115,11 @@ def make_source(path: Path, header: pydicom.Dataset | None) -> Source:
         header: data elements of ``SOURCE_TAGS``; None if the file is not DICOM.
 
     Raises:
-        InputError: the file is not DICOM, or a UID is missing or invalid.
+        NotDicom: the file is not DICOM.
+        InputError: a UID is missing or invalid.
     """
     if header is None:
-        raise InputError(
+        raise NotDicom(
             f"{path}: not a DICOM file, so no DICOM object can refer to it; score it without "
             "DICOM output"
         )

@@ -37,6 +37,7 @@ from clinreadnet.node.spool_folder import (
     make_folders,
     move_files,
     open_database,
+    remove_folder,
     sync_folder,
 )
 
@@ -124,23 +125,21 @@ class Spool:
         self.mutex = threading.RLock()
         self._most_aside = most_bytes // 2, most_objects // 2
         self._resumed = 0.0
-        self._is_new = not folder.exists()
-        make_folders(folder)
-        self.lock = lock_folder(folder)
+        self.lock, self._is_new = lock_folder(folder)
         try:
+            make_folders(folder)
             self.database = open_database(folder)
             self.quota = Quota(
                 folder, most_bytes, most_objects, *clean_folder(folder, self.database)
             )
-        except sqlite3.Error as error:
+        except BaseException as error:
             self._release(remove=self._is_new)
+            if not isinstance(error, sqlite3.Error):
+                raise
             raise InputError(
                 f"{folder}: the spool's database cannot be used ({first_line(error)}); move the "
                 "folder away and start with an empty one: senders must repeat what waited in it"
             ) from None
-        except InputError:
-            self._release(remove=self._is_new)
-            raise
 
     def close(self, *, remove_unused: bool = False) -> None:
         """Close the database and release the folder.
@@ -162,7 +161,7 @@ class Spool:
 
     def _release(self, *, remove: bool) -> None:
         if remove:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            remove_folder(self.folder)
         os.close(self.lock)
 
     # Received objects

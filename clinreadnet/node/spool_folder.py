@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from clinreadnet.errors import InputError
+from clinreadnet.files import same_file
 from clinreadnet.node.log import HASH_DIGITS
 
 fcntl: Any = None  # not on Windows
@@ -69,56 +70,80 @@ ASIDE = "aside"
 REASON_FILE = "reason.txt"
 """File in the folder of a series that is set aside. It may repeat values of the headers."""
 
+_DATABASE, _LOCK = "spool.sqlite3", "lock"
 _FOLDERS = ("objects", "outgoing", "work", ASIDE)
 
 
-def make_folders(folder: Path) -> None:
-    """Create the folder if it does not exist, accessible only to its owner.
+def lock_folder(folder: Path) -> tuple[int, bool]:
+    """Lock the folder until this process ends; create it, accessible only to its owner.
+
+    Returns:
+        The descriptor of the lock, and whether the folder is new.
 
     Raises:
-        InputError: the folder cannot be created or written, or holds other files.
+        InputError: the folder cannot be created or written, holds other files, or is locked by
+            another process.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder}: is a file; name a folder")
-    if not folder.parent.is_dir():
-        raise InputError(f"{folder.parent}: no such folder; create it first")
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        foreign = sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.name not in (*_FOLDERS, "lock") and not path.name.startswith("spool.sqlite3")
-        )
-        if foreign:
+    while True:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file; name a folder")
+        if not folder.parent.is_dir():
+            raise InputError(f"{folder.parent}: no such folder; create it first")
+        is_new = not folder.exists()
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _check_content(folder)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+            lock = os.open(folder / _LOCK, flags, 0o600)
+        except FileNotFoundError:  # another process has just removed its new folder
+            continue
+        except OSError as error:
             raise InputError(
-                f"{folder}: holds {foreign[0]}, so it is not a spool; choose an empty folder"
-            )
-        for name in _FOLDERS:
-            (folder / name).mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
+                f"{folder}: no spool can be created there ({error.strerror}); choose a folder that "
+                "this user may write"
+            ) from None
+        if fcntl is None:
+            return lock, is_new
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            raise InputError(
+                f"{folder}: another node uses this spool; stop it, or choose another folder"
+            ) from None
+        if same_file(folder / _LOCK) == (os.fstat(lock).st_dev, os.fstat(lock).st_ino):
+            return lock, is_new and not (folder / _DATABASE).exists()
+        os.close(lock)  # that of a folder that has just been removed
+
+
+def _check_content(folder: Path) -> None:
+    foreign = sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name not in (*_FOLDERS, _LOCK) and not path.name.startswith(_DATABASE)
+    )
+    if foreign:
         raise InputError(
-            f"{folder}: no spool can be created there ({error.strerror}); choose a folder that "
-            "this user may write"
-        ) from None
+            f"{folder}: holds {foreign[0]}, so it is not a spool; choose an empty folder"
+        )
 
 
-def lock_folder(folder: Path) -> int:
-    """Lock the folder until this process ends.
+def make_folders(folder: Path) -> None:
+    """Create the folders of a locked spool."""
+    for name in _FOLDERS:
+        (folder / name).mkdir(mode=0o700, exist_ok=True)
 
-    Raises:
-        InputError: another process has locked it.
-    """
-    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    if fcntl is None:
-        return lock
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
-        raise InputError(
-            f"{folder}: another node uses this spool; stop it, or choose another folder"
-        ) from None
-    return lock
+
+def remove_folder(folder: Path) -> None:
+    """Remove a locked spool. Its lock goes last, so that no other process is in it meanwhile."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != _LOCK:
+                path.unlink()
+        (folder / _LOCK).unlink()
+        folder.rmdir()  # fails if another process has begun a spool in it
 
 
 def open_database(folder: Path) -> sqlite3.Connection:
@@ -128,9 +153,7 @@ def open_database(folder: Path) -> sqlite3.Connection:
         InputError: the database has another version.
         sqlite3.Error: the database cannot be used.
     """
-    database = sqlite3.connect(
-        folder / "spool.sqlite3", check_same_thread=False, isolation_level=None
-    )
+    database = sqlite3.connect(folder / _DATABASE, check_same_thread=False, isolation_level=None)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     (version,) = database.execute("PRAGMA user_version").fetchone()

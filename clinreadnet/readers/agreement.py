@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from clinreadnet.errors import counted
 from clinreadnet.files import AnyPath
 from clinreadnet.metrics import Interval, interval, resample_counts, resampled_correlations
-from clinreadnet.readers.labels import FACTS, Reading, Scale, match, read_labels
+from clinreadnet.readers.labels import FACTS, Reading, Scale, read_files
 from clinreadnet.readers.statistics import (
     MOST_GRADES,
     Floats,
@@ -164,9 +164,9 @@ def agree(labels: AnyPath, scores: AnyPath, scale: Scale | None = None) -> Agree
         scale: the site's scale; default 0 (bad) ... 4 (excellent).
 
     Raises:
-        InputError: as in `read_labels` and `match`.
+        InputError: as in `read_files`.
     """
-    return compare(match(read_labels(labels, scale), scores, labels))
+    return compare(read_files(labels, scores, scale))
 
 
 def compare(reading: Reading) -> Agreement:

@@ -114,6 +114,32 @@ def parse_scale(text: str) -> Scale:
     return Scale(bad, excellent)
 
 
+def read_files(labels: AnyPath, scores: AnyPath, scale: Scale | None = None) -> Reading:
+    """Read a file of grades and the scores of its slices: `read_labels`, then `match`.
+
+    Raises:
+        InputError: as in these, or each file is given in place of the other.
+    """
+    try:
+        return match(read_labels(labels, scale), scores, labels)
+    except InputError:
+        if _exchanged(labels, scores):
+            raise InputError(
+                f"{labels} is a file of scores, and {scores} has grades; exchange `labels` and "
+                "`scores`"
+            ) from None
+        raise
+
+
+def _exchanged(labels: AnyPath, scores: AnyPath) -> bool:
+    try:
+        next(read_scores(labels, identify=True)[0], None)
+        read_labels(scores, Scale(-math.inf, math.inf))
+    except (InputError, ModuleNotFoundError):  # pyarrow
+        return False
+    return True
+
+
 def read_labels(path: AnyPath, scale: Scale | None = None) -> Labels:
     """Read a CSV file of grades in long or wide form.
 

@@ -226,17 +226,19 @@ def score_archive(
             f"workers={workers}: this machine has {processors} processors; ask for fewer"
         )
     refused: list[tuple[Path, str]] = []
-    refs = find_slices(
-        [Path(path).absolute() for path in paths],
-        resample=resample,
-        note=note,
-        refused=lambda path, error: refused.append((path, str(error))),
-    )
+    try:
+        refs = find_slices(
+            [Path(path).absolute() for path in paths],
+            resample=resample,
+            note=note,
+            refused=lambda path, error: refused.append((path, str(error))),
+        )
+    finally:
+        for _, reason in refused:
+            note(reason)
     keys = (session_options or {}).get("trusted_keys") or ()
     inputs = [*{ref.path for ref in refs}, *bundle.iterdir()]
     check_output(out, inputs=[*inputs, *keys])
-    for _, reason in refused:
-        note(reason)
     total = len(refs) + len(refused)
     outcomes: dict[int, _Outcome] = {}
     session: dict[str, Any] | None = None

@@ -61,6 +61,64 @@ def test_an_option_with_several_values_is_to_be_repeated(arguments: list[str], f
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "option", "needed"),
+    [
+        ("simulate --out x --count 1 --any-part", "--any-part", "--anatomy"),
+        ("simulate --out x --count 1 --dicom --variants 2", "--variants", "--anatomy"),
+        ("score a.dcm --map-resolution slice", "--map-resolution", "--map"),
+        (
+            "listen --spool x --send-to h:1:A --map-resolution slice",
+            "--map-resolution",
+            "--map",
+        ),
+        ("verify x --checkpoint a", "--checkpoint", "--data"),
+    ],
+    ids=["part", "variants", "score", "listen", "verify"],
+)
+def test_an_option_without_effect_is_refused(
+    words: str, option: str, needed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = CliRunner().invoke(app, words.split()).exception
+    assert isinstance(error, InputError) and str(error) == f"{option} needs {needed}"
+
+
+@pytest.mark.parametrize("option", ["--engine-precision fp16", "--strip-weights", "--target sm89"])
+def test_an_option_of_engines_is_refused_without_engines(option: str) -> None:
+    error = CliRunner().invoke(app, f"export --out x/y --no-engines {option}".split()).exception
+    assert isinstance(error, InputError)
+    assert str(error) == f"{option.split()[0]} and --no-engines exclude each other"
+
+
+def test_a_default_that_is_given_is_not_refused() -> None:
+    error = CliRunner().invoke(app, ["score", "a.dcm", "--map-resolution", "patch"]).exception
+    assert isinstance(error, InputError) and "a.dcm: no such file" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        ("agree --labels a --scores b --html -", "--html"),
+        ("calibrate --data a --out -", "--out"),
+        ("check-kernels a --rows -", "--rows"),
+        ("fit-site-map --labels a --scores b --out -", "--out"),
+        ("score a.dcm --csv -", "--csv"),
+        ("score-archive a --out -", "--out"),
+        ("tune --out -", "--out"),
+        ("tune --rows -", "--rows"),
+    ],
+    ids=["agree", "calibrate", "check-kernels", "fit", "score", "archive", "tune", "rows"],
+)
+def test_a_file_and_json_on_standard_output_are_refused(
+    words: str, option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = CliRunner().invoke(app, [*words.split(), "--json"]).exception
+    assert isinstance(error, InputError), error
+    assert str(error) == f"{option} and --json both write to standard output; give one of them"
+
+
 def test_an_extra_argument_is_named() -> None:
     result = CliRunner().invoke(app, ["train", "--data", "a", "--out", "run", "more"])
     assert result.exit_code == 2 and "unexpected extra argument(s) (more)" in result.output

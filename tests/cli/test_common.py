@@ -1,13 +1,14 @@
-"""Failures of several outputs: one of them decides the exit status, and no reason is lost."""
+"""Several outputs: which one is printed, which failure decides the status; no reason is lost."""
 
 from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
-from clinreadnet.cli.common import raise_failures
+from clinreadnet.cli.common import check_printed, raise_failures, row_writer
 from clinreadnet.errors import CheckFailed, InputError
 
 CHECK, BAD = CheckFailed("2 damaged and left out"), InputError("a.csv: is a folder")
@@ -43,3 +44,20 @@ def test_the_highest_status_is_raised_and_the_others_are_noted(
 
 def test_without_failures_nothing_is_raised() -> None:
     raise_failures([])
+
+
+def test_a_file_on_standard_output_takes_the_place_of_the_table() -> None:
+    assert check_printed({"csv": Path("a.csv"), "html": Path("-")}, as_json=False)
+    assert not check_printed({"csv": Path("a.csv"), "html": None}, as_json=True)
+    with pytest.raises(InputError, match="`html` and `as_json` both write to standard output"):
+        check_printed({"html": Path("-")}, as_json=True)
+    with pytest.raises(InputError, match="`csv` and `html` name one place"):
+        check_printed({"csv": Path("-"), "html": Path("-")}, as_json=False)
+
+
+def test_rows_are_printed_to_standard_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row_writer(Path("-"))({"ms": float("nan")})
+    assert capsys.readouterr().out == '{"ms": null}\n' and not list(tmp_path.iterdir())

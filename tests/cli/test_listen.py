@@ -76,7 +76,7 @@ def test_a_spool_of_another_version_is_refused(bundle: Path, tmp_path: Path) -> 
         (["--send-tls"], "TLS needs --tls-cert, --tls-key and --tls-ca"),
         (["--aet", "MUCH TOO LONG A TITLE"], "--aet 'MUCH TOO LONG A TITLE': not an AE title"),
         (["--allow", "CT1@nowhere"], "--allow 'CT1@nowhere': give AET, AET@ADDRESS"),
-        (["--map-resolution", "fine"], "--map-resolution 'fine': give patch or slice"),
+        (["--map", "--map-resolution", "fine"], "--map-resolution 'fine': give patch or slice"),
         (["--send-authorization", "a"], "--send-authorization needs the URL of a DICOMweb service"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -149,6 +150,21 @@ def test_control_c_while_a_command_starts(moment: float, tmp_path: Path) -> None
     command = [sys.executable, "-c", program]
     screen = terminal.run(command, tmp_path, interrupt_after=moment, interrupt_at="here")
     check_interrupted(screen)
+
+
+def test_control_c_while_the_command_line_is_imported(tmp_path: Path) -> None:
+    program = (
+        "import os, runpy, signal, sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'clinreadnet.cli':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "runpy.run_module('clinreadnet', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "clinreadnet: interrupted\n"
 
 
 def test_a_wait_is_no_busy_machine(tmp_path: Path) -> None:

@@ -571,6 +571,21 @@ def test_each_header_is_read_once_on_its_way_from_a_folder_to_the_objects(
     assert len(list(tmp_path.glob("*/*-1*.dcm"))) == 5
 
 
+@pytest.mark.parametrize("option", ["--sr", "--map", "--secondary-capture"])
+def test_an_object_of_a_file_that_is_not_dicom_is_refused_before_scoring(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    def load(*arguments: object, **options: object) -> None:
+        raise AssertionError("the bundle is loaded")
+
+    monkeypatch.setattr("clinreadnet.cli.score.open_session", load)
+    np.save(tmp_path / "a.npy", noise())
+    series = write_series(tmp_path / "series", 1)
+    status, printed, errors = run(series, tmp_path / "a.npy", option, tmp_path / "out")
+    assert (status, printed) == (2, "") and not (tmp_path / "out").exists()
+    assert "a.npy: not a DICOM file" in errors and errors.count("\n") == 1
+
+
 def test_a_series_without_a_study_gets_scores_and_a_line_instead_of_a_report(
     run: Run, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -12,7 +14,8 @@ import pytest
 
 from clinreadnet.dicom.object_files import ObjectFile
 from clinreadnet.errors import InputError
-from clinreadnet.node import quota
+from clinreadnet.node import quota, spool_folder
+from clinreadnet.node import spool as spool_module
 from clinreadnet.node.intake import Accepted
 from clinreadnet.node.quota import Full
 from clinreadnet.node.spool import OtherContent, Series, Spool
@@ -257,6 +260,64 @@ def test_a_refused_object_waits(spool: Spool, clock: Clock) -> None:
 def test_one_process_at_a_time(spool: Spool) -> None:
     with pytest.raises(InputError, match="another node uses this spool"):
         open_spool(spool.folder)
+
+
+def check_alone(spool: Spool) -> None:
+    """Check that a spool works and that it keeps other processes out."""
+    assert add(spool, "a") and len(list((spool.folder / "objects").iterdir())) == 1
+    with pytest.raises(InputError, match="another node uses this spool"):
+        open_spool(spool.folder)
+    spool.close()
+    with closing(open_spool(spool.folder)) as again:
+        assert not add(again, "a")
+
+
+def test_a_new_spool_is_removed_before_another_process_locks_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_spool(tmp_path / "spool")
+    lock = spool_folder.fcntl.flock
+
+    def remove_first(*arguments: int) -> None:
+        monkeypatch.undo()
+        first.close(remove_unused=True)
+        lock(*arguments)
+
+    monkeypatch.setattr(spool_folder.fcntl, "flock", remove_first)
+    check_alone(open_spool(tmp_path / "spool"))
+
+
+def test_another_process_opens_a_new_spool_while_it_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = open_spool(tmp_path / "spool")
+    opened: list[Spool] = []
+    unlink = os.unlink
+
+    def open_another(path: str | Path, **options: int) -> None:
+        unlink(path, **options)
+        if Path(path).name == "lock":
+            opened.append(open_spool(tmp_path / "spool"))
+
+    monkeypatch.setattr(os, "unlink", open_another)
+    first.close(remove_unused=True)
+    monkeypatch.undo()
+    check_alone(*opened)
+
+
+def test_a_spool_that_cannot_be_cleaned_is_not_locked_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_spool(tmp_path / "spool").close()
+    with monkeypatch.context() as patch:
+        patch.setattr(spool_module, "clean_folder", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            open_spool(tmp_path / "spool")
+    check_alone(open_spool(tmp_path / "spool"))
+
+
+def fail(*arguments: object) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_a_spool_of_another_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 from support.command import run_command
-from support.score_files import write_csv, write_json
+from support.score_files import write_csv, write_json, write_parquet
 from support.site_readers import site, widened, write_grades
 
 from clinreadnet.errors import InputError
@@ -224,6 +224,30 @@ def test_bad_input_is_one_line_and_writes_nothing(
     assert not page.exists() and sorted(p.name for p in tmp_path.iterdir()) == [
         *("bad.csv", "scores.csv", "site.csv")
     ]
+
+
+def test_a_page_on_standard_output_takes_the_place_of_the_table(
+    files: tuple[Path, Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    table = run("--labels", files[0], "--scores", files[1], "--html", "-").stdout
+    page = capfd.readouterr().out
+    assert table == "" and page.startswith("<!") and page.rstrip().endswith("</html>")
+
+
+@pytest.mark.parametrize("long", [True, False], ids=["long", "wide"])
+@pytest.mark.parametrize("write", [write_csv, write_json, write_parquet])
+def test_files_in_each_others_place_are_named(write: Any, long: bool, tmp_path: Path) -> None:
+    rows, scores = site(patients=24)
+    rows = [{**row, "grade": int(row["grade"]) + 1} for row in rows]  # on a scale that is not given
+    graded = write_grades(tmp_path / "site.csv", rows if long else widened(rows))
+    scored = write(tmp_path / "scores", scores)
+    with pytest.raises(InputError) as caught:
+        run("--labels", scored, "--scores", graded)
+    assert str(caught.value) == (
+        f"{scored} is a file of scores, and {graded} has grades; exchange --labels and --scores"
+    )
+    with pytest.raises(InputError, match="is not a file of scores"):
+        run("--labels", graded, "--scores", graded, "--scale", "1:5")
 
 
 def test_the_page_is_no_input(files: tuple[Path, Path]) -> None:

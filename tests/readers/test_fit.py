@@ -104,6 +104,16 @@ def test_the_command_writes_the_map(tmp_path: Path) -> None:
     assert knots == result["knots"]
 
 
+def test_a_map_on_standard_output_takes_the_place_of_the_table(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    grades, scores = site(patients=24)
+    labels = write_grades(tmp_path / "site.csv", grades)
+    document = write_json(tmp_path / "s.json", scores, weights=WEIGHTS)
+    table = run("--labels", labels, "--scores", document, "--out", "-").stdout
+    assert table == "" and json.loads(capfd.readouterr().out)["weights_sha256"] == WEIGHTS
+
+
 def test_scores_without_their_weights_need_the_bundle(tmp_path: Path) -> None:
     grades, scores = site()
     labels = write_grades(tmp_path / "site.csv", grades)

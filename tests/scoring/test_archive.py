@@ -448,6 +448,16 @@ def test_options_of_the_other_command_are_refused(
     assert done.exit_code == 2 and message in done.output
 
 
+def test_an_archive_without_a_readable_slice_says_why(bundle: Path, tmp_path: Path) -> None:
+    truncated = write_ct(tmp_path / "a.dcm")
+    truncated.write_bytes(truncated.read_bytes()[:100_000])
+    notes: list[str] = []
+    with pytest.raises(InputError, match="no slices can be read; the lines above say why"):
+        score_archive([tmp_path], bundle, tmp_path / "s.parquet", note=notes.append)
+    (line,) = notes
+    assert "a.dcm: truncated" in line
+
+
 def test_a_file_that_cannot_be_written_is_refused(bundle: Path, tmp_path: Path) -> None:
     options = ["--bundle", str(bundle), "--out", "nowhere/a.parquet"]
     done = CliRunner().invoke(app, ["score-archive", str(tmp_path), *options])

@@ -551,6 +551,23 @@ def test_a_damaged_slice_ends_the_command_without_scores(
     assert done.returncode == 2 and "--keep-going" not in done.stderr
 
 
+def test_no_hint_where_every_slice_is_damaged(run: Any, bundle: Path, tmp_path: Path) -> None:
+    spoil(tmp_path)
+    (tmp_path / "good.dcm").unlink()
+    for paths in ([tmp_path], [tmp_path / "odd.dcm", tmp_path / "a.dcm"]):
+        done = run("score", *paths, "--bundle", bundle)
+        assert done.returncode == 2 and "a.dcm: truncated" in done.stderr
+        assert "--keep-going" not in done.stderr
+    (tmp_path / "odd.dcm").unlink()
+    done = run("score", tmp_path, "--bundle", bundle, "--keep-going")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.endswith("clinreadnet: no slices can be read; the lines above say why\n")
+    np.save(tmp_path / "flat.npy", np.full((2, 512, 512), 40, np.float32))
+    done = run("score", tmp_path / "flat.npy", "--bundle", bundle)
+    assert done.returncode == 2 and "flat.npy[0]: not a CT slice" in done.stderr
+    assert "--keep-going" not in done.stderr
+
+
 def test_keep_going_leaves_damaged_slices_out_and_counts_them(
     run: Any, bundle: Path, tmp_path: Path
 ) -> None:

@@ -235,6 +235,18 @@ def test_the_command_writes_prints_and_lists(
     assert out.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_a_page_on_standard_output_takes_the_place_of_the_lines(
+    bundle: Path, results: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--bundle", str(bundle), "--results", str(results), "--out", "-"]
+    assert main(where) == 0
+    page = capfd.readouterr().out
+    assert page.startswith("<!DOCTYPE html>") and page.endswith("</html>\n")
+    with pytest.raises(SystemExit):
+        main([*where, "--json"])
+    assert "--out - and --json both write" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "status", "message"),
     [
