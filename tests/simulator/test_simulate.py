@@ -205,13 +205,13 @@ def test_refuses_a_device_that_is_not_there(tmp_path, monkeypatch, device, words
 @pytest.fixture(scope="module")
 def series(tmp_path_factory):
     folder = tmp_path_factory.mktemp("series") / "ct"
-    simulate_series(folder, 3, seed=7, jobs=2)
+    simulate_series(folder, 2, seed=7, jobs=2)
     return folder
 
 
 def test_series_headers(series):
     paths = sorted(series.iterdir())
-    assert [path.name for path in paths] == ["IM0000.dcm", "IM0001.dcm", "IM0002.dcm"]
+    assert [path.name for path in paths] == ["IM0000.dcm", "IM0001.dcm"]
     slices = [pydicom.dcmread(path) for path in paths]
     for ds in slices:
         assert ds.SOPClassUID == pydicom.uid.CTImageStorage
@@ -222,10 +222,10 @@ def test_series_headers(series):
         assert list(ds.ImageOrientationPatient) == [1, 0, 0, 0, 1, 0]
         assert ds.PixelSpacing[0] == ds.PixelSpacing[1] == slices[0].PixelSpacing[0]
         assert ds.SOPInstanceUID.is_valid and ds.SeriesInstanceUID.is_valid
-    assert len({ds.SOPInstanceUID for ds in slices}) == 3
+    assert len({ds.SOPInstanceUID for ds in slices}) == 2
     assert len({ds.SeriesInstanceUID for ds in slices}) == 1
-    assert [float(ds.ImagePositionPatient[2]) for ds in slices] == [0, -5, -10]
-    assert [ds.InstanceNumber for ds in slices] == [1, 2, 3]
+    assert [float(ds.ImagePositionPatient[2]) for ds in slices] == [0, -5]
+    assert [ds.InstanceNumber for ds in slices] == [1, 2]
 
 
 def test_series_is_one_patient_in_hounsfield_units(series):
@@ -239,7 +239,7 @@ def test_series_is_one_patient_in_hounsfield_units(series):
 
 
 def test_series_repeats_whatever_the_count_and_jobs(series, tmp_path):
-    simulate_series(tmp_path / "again", 2, seed=7, jobs=1)
+    simulate_series(tmp_path / "again", 1, seed=7, jobs=1)
     for path in sorted((tmp_path / "again").iterdir()):
         assert path.read_bytes() == (series / path.name).read_bytes()
 
