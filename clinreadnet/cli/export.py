@@ -125,8 +125,9 @@ def export(
     - `clinreadnet export --out bundle --precision fp32 --precision int8 --no-engines --force`
     - `clinreadnet export --out bundle --flavour tensorrt --no-engines --plugins all --force`
     """
-    if targets and not engines:
-        raise InputError("--target and --no-engines exclude each other")
+    for name, given in (("--target", targets), ("--engine-precision", engine_precisions)):
+        if given and not engines:
+            raise InputError(f"{name} and --no-engines exclude each other")
     if fp32_islands not in ("default", "auto"):
         raise InputError(f"--fp32-islands {fp32_islands}: give default or auto")
     check_output_folder(out, force=force)
