@@ -299,7 +299,7 @@ def test_bad_settings_leave_no_run_folder(
         pytest.param({"preset": "huge"}, False, "known: tiny, small, base", id="preset"),
         pytest.param({"init": "missing.safetensors"}, False, "no such checkpoint", id="init"),
         pytest.param({}, True, "nothing to resume", id="resume"),
-        pytest.param({"validation_share": 0.0}, False, "above 0 and below 1", id="share"),
+        pytest.param({"validation_share": 0.0}, False, "without the ends", id="share"),
     ],
 )
 def test_settings_are_checked_before_the_slices_are_read(
