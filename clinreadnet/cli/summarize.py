@@ -16,7 +16,7 @@ from clinreadnet.files import check_output
 def summarize(
     paths: Annotated[
         list[Path],
-        typer.Argument(metavar="FILES", help="Files of score-archive, or of score --csv."),
+        typer.Argument(metavar="FILES", help="Files of score-archive, score --csv or --json."),
     ],
     by: Annotated[
         list[str] | None,

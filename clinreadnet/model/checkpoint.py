@@ -31,7 +31,10 @@ def pretrained_path(preset: str = "small") -> Path:
     path = folder / f"{preset}.safetensors"
     if not path.is_file():
         shipped = ", ".join(sorted(p.stem for p in folder.glob("*.safetensors"))) or "none"
-        raise InputError(f"no shipped checkpoint of preset {preset!r}; shipped: {shipped}")
+        raise InputError(
+            f"no shipped checkpoint of preset {preset!r}; shipped: {shipped}; give the file of a "
+            "checkpoint that you trained"
+        )
     return path
 
 

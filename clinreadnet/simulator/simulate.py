@@ -131,7 +131,7 @@ def _require_simulator() -> None:
         package = _PACKAGES.get(str(error.name), error.name)
         raise InputError(
             f"simulating needs {package}, which is not installed; "
-            'pip install "clinreadnet[simulate]"'
+            'run `pip install "clinreadnet[simulate]"`'
         ) from error
 
 

@@ -32,6 +32,7 @@ from clinreadnet.training.ablation_intervals import difference, mean_over_seeds
 from clinreadnet.training.ablation_table import COMPARED, METRICS, markdown
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.run import train
+from clinreadnet.training.trainer import STATE_FILE
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
@@ -206,7 +207,7 @@ def _run(
     test: LdctiqaFolder | None,
 ) -> dict[str, Any]:
     """Train a network or continue its training; measure it and write `result.json`."""
-    checkpoint = train(data, folder, config, resume=(folder / "last.pt").exists())
+    checkpoint = train(data, folder, config, resume=(folder / STATE_FILE).exists())
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     result: dict[str, Any] = {"summary": summary}
     if test is None:

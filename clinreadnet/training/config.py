@@ -93,7 +93,9 @@ class TrainConfig:
             if number < least:
                 raise InputError(f"{name}={number}: must be {least} or more")
         if not 0 < self.validation_share < 1:
-            raise InputError(f"validation_share={self.validation_share}: give 0 to 1")
+            raise InputError(
+                f"validation_share={self.validation_share}: give 0 to 1, without the ends"
+            )
         if self.task == "head" and self.init is None:
             raise InputError("task=head needs `init`, the checkpoint whose head to train")
 

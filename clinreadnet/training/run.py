@@ -17,7 +17,8 @@ from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import load_slices
 from clinreadnet.training.distributed import join_ranks
 from clinreadnet.training.recipe import Stage
-from clinreadnet.training.trainer import Trainer
+from clinreadnet.training.tasks import first_model
+from clinreadnet.training.trainer import STATE_FILE, Trainer
 
 
 @contextmanager
@@ -78,6 +79,9 @@ def train(
     out = Path(out)
     if not resume and out.exists() and not (out.is_dir() and _holds_no_state(out)):
         raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
+    if resume and not (state := out / STATE_FILE).is_file():
+        raise InputError(f"{state}: nothing to resume; start without `resume`")
+    first_model(config)  # before the slices are read, which takes longer
     _check_space(out)
     with join_ranks() as ranks:
         _run(Trainer(config, load_slices(data, quiet=not ranks.first), out, ranks), resume)
@@ -164,7 +168,7 @@ def train_recipe(
             config = replace(config, init=str(checkpoint))
         checkpoint = folder / "model.safetensors"
         if not (resume and checkpoint.exists()):
-            train(data, folder, config, resume=resume and (folder / "last.pt").exists())
+            train(data, folder, config, resume=resume and (folder / STATE_FILE).exists())
     assert checkpoint is not None, "a recipe has a stage"
     target = out / "model.safetensors"
     if os.environ.get("RANK", "0") == "0":

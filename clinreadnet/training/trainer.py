@@ -50,6 +50,9 @@ MAX_GRADIENT_NORM = 1.0
 EMA_POWER = 16
 """Step s of t has weight (s / t) ** 16 in the average: about the last 6 % of a run."""
 
+STATE_FILE = "last.pt"
+"""File of the run folder that a resumed run reads."""
+
 SAVE_SECONDS = 300.0
 """Longest training time that a crash can lose. An interrupt loses nothing."""
 
@@ -343,18 +346,16 @@ class Trainer:
         }
         buffer = io.BytesIO()  # on a full disk, torch.save to a file raises RuntimeError
         torch.save(state, buffer)
-        with whole_file(self.out / "last.pt") as path:
+        with whole_file(self.out / STATE_FILE) as path:
             path.write_bytes(buffer.getbuffer())
 
     def resume(self) -> None:
         """Continue from `last.pt` of the run folder.
 
         Raises:
-            InputError: the file does not exist or belongs to a run with other settings or data.
+            InputError: the file belongs to a run with other settings or data.
         """
-        path = self.out / "last.pt"
-        if not path.is_file():
-            raise InputError(f"{path}: nothing to resume; start without `resume`")
+        path = self.out / STATE_FILE
         try:
             state = torch.load(path, map_location=self.ranks.device, weights_only=True)
             changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]

@@ -115,8 +115,8 @@ def print_report(report: VerifyReport, console: Console) -> None:
     for artifact, parity in results:
         for line in (parity.reason, parity.details.get("note")):
             if line:
-                notes.append((artifact.title, parity.status, line))
-    labels = [_label(artifact, parity) for artifact, parity in results]
+                notes.append((_title(artifact, parity), parity.status, line))
+    labels = [_title(artifact, parity).removeprefix("clinreadnet.") for artifact, parity in results]
     table = fitted_table(console, "artifact", labels, columns, compact=True)
     title = f"{report.bundle}: parity with the float64 reference, "
     table.title = Text(f"{title}{counted(report.slices, 'slice')} ({report.source})")
@@ -167,7 +167,7 @@ def local_table(artifacts: Sequence[Artifact], console: Console) -> Table:
     for order, (name, short) in enumerate(zip(MAP_METRICS, ("corr.", "RMSE"), strict=True), 3):
         cells = [_number(p.map_difference.get(name)) for p in parities]
         columns.append(Column(f"Δmap\n{short}", cells, order))
-    labels = [_label(artifact, parity) for artifact, parity in results]
+    labels = [_title(artifact, parity).removeprefix("clinreadnet.") for artifact, parity in results]
     return fitted_table(console, "artifact", labels, columns, compact=True)
 
 
@@ -191,11 +191,12 @@ def _results(artifacts: Iterable[Artifact]) -> Iterator[tuple[Artifact, Parity]]
             yield artifact, parity
 
 
-def _label(artifact: Artifact, parity: Parity) -> str:
-    name = artifact.title.removeprefix("clinreadnet.")
+def _title(artifact: Artifact, parity: Parity) -> str:
+    """Return the title of an artifact, with the backend where another than ONNX Runtime ran it."""
     if artifact.kind != "onnx" or parity not in artifact.records or parity.ran_on is None:
-        return name
-    return f"{name} on the GPU" if parity.ran_on.gpu else f"{name} {parity.ran_on.backend}"
+        return artifact.title
+    ran = parity.ran_on
+    return f"{artifact.title} on the GPU" if ran.gpu else f"{artifact.title} {ran.backend}"
 
 
 def _where(parity: Parity) -> str:

@@ -28,6 +28,7 @@ def checkerboard() -> np.ndarray:
     ("image", "reason"),
     [
         pytest.param(np.full((512, 512), 40.0), "blank, every pixel is 40 HU", id="blank"),
+        pytest.param(np.full((512, 512), -0.0), "blank, every pixel is 0 HU", id="zero"),
         pytest.param(abdomen() * 1e30, "where Hounsfield units lie in -32768", id="huge"),
         pytest.param(np.where(abdomen() > 0, 1e35, -1e35), "1e\\+35", id="1e35"),
         pytest.param((abdomen() + 1000) / 1400, "different values", id="encoded"),

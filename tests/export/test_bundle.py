@@ -198,6 +198,9 @@ def test_graphs_without_engines_and_with_force(tiny_checkpoint: Path, tmp_path: 
         pytest.param(["--checkpoint", "no.safetensors"], "no such checkpoint", id="checkpoint"),
         pytest.param(["--target", "sm89", "--no-engines"], "exclude each other", id="engines"),
         pytest.param(
+            ["--engine-precision", "fp16", "--no-engines"], "exclude each other", id="precisions"
+        ),
+        pytest.param(
             ["--precision", "fp32", "--engine-precision", "fp16"], "add --precision", id="engine"
         ),
         pytest.param(["--out", "no/such/bundle"], "create it first", id="parent"),

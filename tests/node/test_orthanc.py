@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -20,6 +22,9 @@ from support.pacs import REPORT
 
 ORTHANC = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin")
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+DCMTK = "/usr/bin:/usr/local/bin"
+"""Where DCMTK is: pynetdicom puts programs of the same names into an environment."""
+
 PATIENCE = 180.0
 PAGE = Path(__file__).parents[2] / "docs" / "scanner.md"
 
@@ -145,12 +150,41 @@ def test_orthanc_forwards_a_series_and_gets_its_report(
     assert "cannot be reached" not in process.text() and "refused" not in process.text()
 
 
-@pytest.mark.skipif(shutil.which("echoscu") is None, reason="dcmtk is not installed")
+def test_the_commands_of_the_page_send_a_series_and_find_its_report(
+    node: tuple[ListenProcess, Orthanc], tmp_path: Path
+) -> None:
+    process, orthanc = node
+    write_series(tmp_path / "sample", 2)
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+
+    def run(program: str) -> str:
+        (line,) = re.findall(rf"^    (.*\b{program} .*)$", PAGE.read_text(), re.MULTILINE)
+        line = line.replace("11112", str(process.port)).replace("4242", str(orthanc.dicom))
+        done = subprocess.run(
+            line,
+            shell=True,
+            cwd=tmp_path,
+            env=os.environ | {"PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    run("echoscu")
+    run("storescu")
+    wait_for(lambda: "report sent to" in process.text())
+    assert "Image quality, research use only" in run("findscu")
+
+
+@pytest.mark.skipif(shutil.which("echoscu", path=DCMTK) is None, reason="dcmtk is not installed")
 def test_dcmtk_echoes_and_stores(node: tuple[ListenProcess, Orthanc], tmp_path: Path) -> None:
     process, orthanc = node
     series = write_series(tmp_path / "series", 2)
     called = ["-aec", "CLINREADNET", "127.0.0.1", str(process.port)]
-    for command in (["echoscu", *called], ["storescu", "+sd", *called, str(series)]):
+    for program, *arguments in (["echoscu", *called], ["storescu", "+sd", *called, str(series)]):
+        command = [str(shutil.which(program, path=DCMTK)), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
     wait_for(lambda: len(orthanc.get("/series")) == 1)

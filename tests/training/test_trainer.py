@@ -293,6 +293,22 @@ def test_bad_settings_leave_no_run_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "resume", "message"),
+    [
+        pytest.param({"preset": "huge"}, False, "known: tiny, small, base", id="preset"),
+        pytest.param({"init": "missing.safetensors"}, False, "no such checkpoint", id="init"),
+        pytest.param({}, True, "nothing to resume", id="resume"),
+        pytest.param({"validation_share": 0.0}, False, "without the ends", id="share"),
+    ],
+)
+def test_settings_are_checked_before_the_slices_are_read(
+    tmp_path: Path, change: dict, resume: bool, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        train([tmp_path / "no-slices"], tmp_path / "run", replace(TINY, **change), resume=resume)
+
+
 def test_an_existing_run_folder_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(InputError, match="already exists"):

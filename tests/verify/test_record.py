@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,7 @@ from clinreadnet.runtime.bundle.sign import sign_bundle
 from clinreadnet.runtime.records import ran_on, record_here, record_verdict
 from clinreadnet.runtime.verdict import Validity, this_machine
 from clinreadnet.verify import backends
-from clinreadnet.verify.report import local_table
+from clinreadnet.verify.report import VerifyReport, local_table, print_report
 
 pytestmark = pytest.mark.usefixtures("without_openvino")
 
@@ -319,3 +320,15 @@ def test_the_table_says_where_each_result_comes_from(tmp_path: Path) -> None:
         "fp32.onnx openvino",
         "fp32.onnx on the GPU",
     ]
+
+
+def test_a_failure_names_the_backend_that_failed(tmp_path: Path) -> None:
+    graph = load_manifest(write_bundle(tmp_path / "bundle")).artifacts[0]
+    machine = this_machine("1.0")
+    passed = Parity("passed", ran_on=ran_on("onnxruntime-cpu", machine))
+    failed = Parity("failed", reason="too far off", ran_on=ran_on("openvino", machine))
+    graph = dataclasses.replace(graph, parity=passed, records=(failed,))
+    printed = io.StringIO()
+    report = VerifyReport(tmp_path / "bundle", "golden", 1, (graph,))
+    print_report(report, Console(width=200, file=printed))
+    assert "failed clinreadnet.fp32.onnx openvino: too far off" in printed.getvalue()
