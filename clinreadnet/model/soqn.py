@@ -65,9 +65,13 @@ class TileVotes(NamedTuple):
 
 
 def encode(hu: Tensor) -> Tensor:
-    """Clip and scale Hounsfield units to 0...1, in float32 at least (any shape)."""
+    """Clip and scale Hounsfield units to 0...1, in float32 at least (any shape).
+
+    The clipping lies between the offset and the scale: OpenVINO would fuse the two into one
+    multiply-add with rounded constants, whose bias exceeds the float32 budget of the novelty.
+    """
     hu = hu.to(torch.promote_types(hu.dtype, torch.float32))
-    return ((hu - HU_MIN) / HU_RANGE).clamp(0, 1)
+    return (hu - HU_MIN).clamp(0.0, HU_RANGE) / HU_RANGE
 
 
 class SobelStem(nn.Module):

@@ -534,7 +534,7 @@ def test_a_pack_has_kernels_plugins_and_wheels(
     monkeypatch.setattr(pack, "PRECISIONS", ("fp16",))
     wheel = tmp_path / "one-1.0-py3-none-any.whl"
     wheel.touch()
-    size = pack.pack(tmp_path / "pack", "sm80", "3.12", [wheel])
+    size = pack.pack(tmp_path / "pack", "sm90", "3.12", [wheel])
     assert 2**18 < size < pack.TRAVELS / 4
     assert {path.name for path in (tmp_path / "pack").iterdir()} == {"wheels", "kernels", "plugins"}
     assert (tmp_path / "pack" / "wheels" / wheel.name).exists()

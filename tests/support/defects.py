@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from clinreadnet.spec import HU_RANGE
+
 
 @dataclass
 class Attention:
@@ -253,12 +255,12 @@ def _sobel(net: Network) -> NodeProto:
 
 @_defect("the encoding is clipped at 1.2 instead of 1")
 def _clip_at_1_2(net: Network) -> None:
-    net.change(_only(net.of_type("Clip")), 2, lambda _: np.array(1.2))
+    net.change(_only(net.of_type("Clip")), 2, lambda _: np.array(1.2 * HU_RANGE))
 
 
 @_defect("the encoding is not clipped below")
 def _no_clip_below(net: Network) -> None:
-    net.change(_only(net.of_type("Clip")), 1, lambda _: np.array(-1e3))
+    net.change(_only(net.of_type("Clip")), 1, lambda _: np.array(-1e3 * HU_RANGE))
 
 
 @_defect("a pixel above 3000 HU adds 1 to the score")

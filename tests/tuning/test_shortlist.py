@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,21 +55,24 @@ def test_what_spills_or_does_not_compile_is_left_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """Choose between two candidates in two processes; return Triton's cache and the choice."""
     cache = tmp_path_factory.mktemp("triton")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_CACHE_DIR", str(cache))
         (chosen,) = shortlist(KEYS, [SMALL, LARGE], 1, **GPU, processes=2)
-        yield cache, chosen
+    return cache, chosen
 
 
 def test_processes_choose_the_same(compiled: tuple[Path, dict[str, Any]]) -> None:
     assert shortlist(KEYS, [SMALL, LARGE], 1, **GPU, processes=1) == [compiled[1]] == [LARGE]
 
 
-def test_what_is_chosen_is_compiled_for_every_shape(compiled: tuple[Path, dict[str, Any]]) -> None:
+def test_what_is_chosen_is_compiled_for_every_shape(
+    compiled: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache, chosen = compiled
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
     files = sorted(cache.rglob("*.cubin"))
     assert obstacle(KEYS, chosen, capability=90) is None
     assert sorted(cache.rglob("*.cubin")) == files != []

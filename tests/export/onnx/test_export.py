@@ -81,6 +81,17 @@ def inferred(path: Path) -> tuple[onnx.ModelProto, dict[str, int]]:
     return model, types
 
 
+def test_the_encoding_clips_between_offset_and_scale(graph: Graph) -> None:
+    """OpenVINO fuses neighbouring offset and scale, and rounds their constants."""
+    nodes = onnx.load(graph("tiny", "fp32")).graph.node
+    tensor, operators = "hu", []
+    for _ in range(3):
+        (node,) = (node for node in nodes if tensor in node.input)
+        operators.append(node.op_type)
+        (tensor,) = node.output
+    assert operators == ["Sub", "Clip", "Div"]
+
+
 @pytest.fixture(scope="module")
 def slices() -> GoldenSlices:
     return GoldenSlices(np.stack([disc(noise, seed=1) for noise in (10, 35, 80)]))
