@@ -66,6 +66,14 @@ STUBBED = {
         "clinreadnet.scoring.archive.score_archive",
         "starting Ray takes long; tests/scoring/test_archive.py runs it",
     ),
+    "simulate --anatomy": (
+        "clinreadnet.simulator.simulate.simulate_folder",
+        "simulating takes long; tests/simulator/test_simulate.py degrades slices",
+    ),
+    "simulate --breadth": (
+        "clinreadnet.simulator.simulate.simulate_folder",
+        "simulating takes long; tests/simulator/test_breadth.py runs it",
+    ),
     "train --recipe": (
         "clinreadnet.training.run.train_recipe",
         "the recipe takes hours; tests/training/test_recipe.py runs one",

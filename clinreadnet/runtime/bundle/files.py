@@ -14,6 +14,7 @@ from pathlib import Path
 from clinreadnet import limits
 from clinreadnet.errors import InputError, Untrusted, first_line, shell_word
 from clinreadnet.files import whole_file
+from clinreadnet.runtime.bundle.default import SHIPPED
 from clinreadnet.runtime.bundle.format import manifest_json, parse_manifest
 from clinreadnet.runtime.bundle.graph import check_graph
 from clinreadnet.runtime.bundle.manifest import Artifact, Listed, Manifest
@@ -70,6 +71,11 @@ def load_manifest(
         raise InputError(
             f"{folder}: no such bundle; "
             f"make one with `clinreadnet export --out {shell_word(folder)}`"
+        )
+    if trusted_keys and folder == SHIPPED and not (folder / SIGNATURE_NAME).exists():
+        raise Untrusted(
+            f"{folder}: the bundle in the package is not signed; copy it, sign the copy with "
+            "`clinreadnet sign`, and name that with `bundle`"
         )
     try:
         text = read_manifest(folder, trusted_keys).decode("utf-8")

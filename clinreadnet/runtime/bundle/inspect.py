@@ -220,7 +220,14 @@ def print_contents(contents: Contents, console: Console) -> None:
     console.print(fitted_table(console, "file", names, columns, most=max(map(len, names))))
     for file, machines in dict.fromkeys((entry.file, entry.runs_on) for entry in contents.entries):
         console.print(visible(f"{file}: {machines}"), soft_wrap=True, highlight=False)
-    for problem in contents.problems:
+    failed = [
+        f"{entry.file}, {entry.precision}: failed with {run.backend} on {run.hardware}: "
+        f"{run.reason}"
+        for entry in contents.entries
+        for run in entry.runs
+        if run.status == "failed"
+    ]
+    for problem in (*failed, *contents.problems):
         console.print(visible(problem), soft_wrap=True, highlight=False)
     console.print(contents.research_use, highlight=False)
 

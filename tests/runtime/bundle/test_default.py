@@ -77,6 +77,11 @@ def test_score_needs_no_bundle(tmp_path: Path) -> None:
     assert f"Scored by native in fp32 with weights small {weights}" in result.output
 
 
+def test_a_trusted_key_asks_for_a_signed_copy_of_the_packages_bundle(tmp_path: Path) -> None:
+    with pytest.raises(Untrusted, match="in the package is not signed; copy it, sign the copy"):
+        Session(trusted_keys=[tmp_path / "vendor.pub.pem"])
+
+
 def test_a_named_bundle_and_one_in_the_current_folder_come_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

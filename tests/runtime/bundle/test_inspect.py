@@ -87,6 +87,19 @@ def test_files_and_precisions_are_readable_on_a_narrow_terminal(width: int) -> N
     assert ("error / budget" in printed.getvalue()) == (width == 100)
 
 
+@pytest.mark.parametrize("width", [200, 80])
+def test_a_failed_run_is_printed_with_its_reason(bundle: Path, width: int) -> None:
+    contents = inspect_bundle(bundle)
+    first, *rest = contents.entries
+    failed = dataclasses.replace(first.runs[0], status="failed", reason="score is off by 0.5")
+    first = dataclasses.replace(first, runs=(failed,))
+    contents = dataclasses.replace(contents, entries=(first, *rest))
+    printed = io.StringIO()
+    print_contents(contents, Console(file=printed, width=width))
+    line = f"{first.file}, {first.precision}: failed with {failed.backend} on {failed.hardware}: "
+    assert f"{line}{failed.reason}\n" in printed.getvalue()
+
+
 def test_the_bundle_in_the_package_is_the_default(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "clinreadnet.cli", "inspect", "--json"],
