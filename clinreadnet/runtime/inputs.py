@@ -100,10 +100,7 @@ def check_pixel_mm(
     Raises:
         InputError: the argument is not a positive number, or a positive number for each slice.
     """
-    if isinstance(pixel_mm, Sequence | np.ndarray) and not isinstance(pixel_mm, str):
-        sizes = list(pixel_mm)
-    else:
-        sizes = [pixel_mm] * n
+    sizes = list(pixel_mm) if isinstance(pixel_mm, Sequence | np.ndarray) else [pixel_mm] * n
     if len(sizes) != n:
         raise InputError(f"pixel_mm has {len(sizes)} values for {n} slices; give one for each")
     for size in sizes:
