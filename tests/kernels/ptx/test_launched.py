@@ -180,6 +180,7 @@ def specialised(launch: Launch, capability: int) -> tuple[ASTSource, Any, GPUTar
     return ASTSource(kernel, signature, constants, attributes), parsed, target
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("capability", [80, 90], ids=lambda c: f"sm_{c}")
 @pytest.mark.parametrize("name", SAMPLES)
 def test_specialised_code_computes_what_the_oracle_does(
