@@ -3,15 +3,15 @@
     python -m bench.records.scaling --bundle bundle > bench/results/scaling/scaling.json
 
 A DICOM series is scored by `Session` from several Python threads, by `score` in one process, and by
-`score-archive` with one or more Ray workers. They alternate in random order. Start-up time
-(session, Ray's processes) is included for `score` and `score-archive`, where a user waits for it.
+`score-archive` with one or more Ray workers, all with the default backend. They alternate in random
+order. Start-up time (session, Ray's processes) is included for `score` and `score-archive`, where a
+user waits for it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -28,7 +28,7 @@ from bench.recording import current_commit
 from bench.run import host_sample, interleave
 from bench.sweeps.score import write_series
 from clinreadnet.data.slices import find_slices
-from clinreadnet.processor import cpu_name
+from clinreadnet.processor import cpu_name, processors
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.default import default_bundle
 from clinreadnet.scoring.archive import score_archive
@@ -36,13 +36,16 @@ from clinreadnet.scoring.run import score_slices
 
 SLICES = 64
 ROUNDS = 3
-ARCHIVE_WORKERS = (1, 2, 4)
 
 
-def shapes(processors: int) -> list[tuple[int, int]]:
+def powers_to(most: int) -> list[int]:
+    """Return the powers of two from 1 to ``most``."""
+    return [2**k for k in range(most.bit_length())]
+
+
+def shapes(count: int) -> list[tuple[int, int]]:
     """Return workers and threads of the sessions, up to twice the number of processors."""
-    powers = [2**k for k in range((2 * processors).bit_length())]
-    return [(w, t) for w in powers for t in powers if w * t <= 2 * processors]
+    return [(w, t) for w in powers_to(2 * count) for t in powers_to(2 * count // w)]
 
 
 def score_from_threads(session: Session, hu: NDArray[Any], workers: int) -> None:
@@ -62,14 +65,12 @@ def main(arguments: Sequence[str]) -> int:
         folder = write_series(Path(name) / "series", options.slices)
         hu = np.stack([ref.load() for ref in find_slices([folder])])
         sessions = {
-            (workers, threads): Session(
-                options.bundle, "onnxruntime-cpu", workers=workers, threads=threads
-            )
-            for workers, threads in shapes(os.cpu_count() or 1)
+            (workers, threads): Session(options.bundle, workers=workers, threads=threads)
+            for workers, threads in shapes(processors())
         }
 
         def score_alone() -> None:
-            with Session(options.bundle, "onnxruntime-cpu", threads=1) as session:
+            with Session(options.bundle, threads=1) as session:
                 score_slices(session, find_slices([folder]))
 
         def archive(workers: int) -> None:
@@ -82,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
             for (workers, threads), session in sessions.items()
         }
         ways["score", 1, 1] = score_alone
-        ways |= {("score-archive", n, 1): partial(archive, n) for n in ARCHIVE_WORKERS}
+        ways |= {("score-archive", n, 1): partial(archive, n) for n in powers_to(processors())}
         samples = {str(way): host_sample(lambda run: run(), [run]) for way, run in ways.items()}
         seconds = interleave(samples, rounds=options.rounds, most=options.rounds)
         rows = [
@@ -100,7 +101,8 @@ def main(arguments: Sequence[str]) -> int:
             f"--slices {options.slices} --rounds {options.rounds}",
             "commit": current_commit(),
             "hardware": cpu_name(),
-            "processors": os.cpu_count(),
+            "processors": processors(),
+            "backend": next(iter(sessions.values())).describe()["backend"],
             "slices": options.slices,
             "weights_sha256": next(iter(sessions.values())).manifest.model.weights_sha256,
             "rows": rows,
