@@ -57,3 +57,53 @@ def test_a_bound_process_counts_its_own_processors() -> None:
         assert processor.processors() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "count"),
+    [
+        pytest.param("0::/\n", {"cpu.max": "150000 100000\n"}, 2, id="container"),
+        pytest.param("0::/\n", {"cpu.max": "50000 100000\n"}, 1, id="half"),
+        pytest.param("0::/\n", {"cpu.max": "max 100000\n"}, 8, id="no-limit"),
+        pytest.param("0::/\n", {"cpu.max": "1600000 100000\n"}, 8, id="more-than-there-are"),
+        pytest.param(
+            "0::/system.slice/a.service\n",
+            {
+                "system.slice/a.service/cpu.max": "400000 100000\n",
+                "system.slice/cpu.max": "300000 100000\n",
+            },
+            3,
+            id="service",
+        ),
+        pytest.param(
+            "5:memory:/x\n2:cpu,cpuacct:/docker/of-the-host\n1:name=systemd:/\n0::/\n",
+            {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            2,
+            id="version-1",
+        ),
+        pytest.param(
+            "2:cpu:/\n",
+            {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"},
+            8,
+            id="version-1-no-limit",
+        ),
+        pytest.param(None, {}, 8, id="other-system"),
+    ],
+)
+def test_a_share_of_the_processors_is_rounded_up(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    groups: str | None,
+    limits: dict[str, str],
+    count: int,
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    monkeypatch.setattr(processor, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(processor, "GROUPS", tmp_path / "cgroup")
+    if groups is not None:
+        (tmp_path / "own").write_text(groups)
+    for name, text in limits.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert processor.processors() == count

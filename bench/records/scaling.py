@@ -44,8 +44,8 @@ def powers_to(most: int) -> list[int]:
 
 
 def shapes(count: int) -> list[tuple[int, int]]:
-    """Return workers and threads of the sessions, up to twice the number of processors."""
-    return [(w, t) for w in powers_to(2 * count) for t in powers_to(2 * count // w)]
+    """Return workers and threads of the sessions: in all, up to twice the number of processors."""
+    return [(w, t) for w in powers_to(2 * count) for t in powers_to(min(count, 2 * count // w))]
 
 
 def score_from_threads(session: Session, hu: NDArray[Any], workers: int) -> None:

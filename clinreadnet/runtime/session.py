@@ -111,7 +111,8 @@ class Session:
                 of the profile on a GPU.
             workers: number of concurrent runs. On a GPU each has its own stream, buffers and
                 context.
-            threads: CPU threads per run; default all.
+            threads: CPU threads per run; default one for each processor, which is also the most
+                that the CPU engine uses. In a container, its share of the processors counts.
             device: index of the GPU among the visible ones.
             fastest: load all ``backends`` that work here, time them on golden slices, and keep the
                 fastest. Construction takes a few seconds longer.

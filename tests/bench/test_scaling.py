@@ -16,8 +16,8 @@ from bench.records import scaling
 @pytest.mark.parametrize(
     ("count", "expected"),
     [
-        (1, [(1, 1), (1, 2), (2, 1)]),
-        (3, [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (4, 1)]),
+        (1, [(1, 1), (2, 1)]),
+        (3, [(1, 1), (1, 2), (2, 1), (2, 2), (4, 1)]),
     ],
 )
 def test_sessions_have_up_to_twice_the_processors(

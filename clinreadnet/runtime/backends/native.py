@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from clinreadnet.errors import BackendError, BackendUnavailable, OutOfMemory
 from clinreadnet.library import ERROR_SIZE, instructions, load_library
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
+from clinreadnet.processor import processors
 from clinreadnet.runtime.backends.graphs import to_feed
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import FINE_GRADES, MAP_SIDE
@@ -55,13 +56,13 @@ class NativeBackend:
             checkpoint: verified bytes of the ``.safetensors`` file.
             precision: one of ``CHECKPOINT_PRECISIONS``.
             preset: required preset of the checkpoint.
-            threads: CPU threads of a run; None for all processors.
+            threads: CPU threads of a run, at most one for each processor; None for all.
             file: named in errors.
             library: path of the library; default the one that was compiled with the package.
 
         Raises:
-            BackendUnavailable: there is no library, the processor lacks its instructions, there are
-                fewer processors than threads, or the engine rejects the checkpoint.
+            BackendUnavailable: there is no library, the processor lacks its instructions, or the
+                engine rejects the checkpoint.
             OutOfMemory: the network does not fit in memory.
         """
         self._library = load_library(library)
@@ -71,8 +72,7 @@ class NativeBackend:
         options.precision = CHECKPOINT_PRECISIONS.index(precision)
         options.preset = None if preset is None else preset.encode()
         options.instructions = instructions(self._library).encode()
-        if threads is not None:
-            options.threads = threads
+        options.threads = min(options.threads, threads or processors())
         error = ctypes.create_string_buffer(ERROR_SIZE)
         status = self._library.crn_open(
             checkpoint,

@@ -107,6 +107,13 @@ def test_it_runs_a_bundle_that_holds_a_checkpoint_alone(bundle: Path) -> None:
         np.testing.assert_allclose(session.score(HU).score, golden["score"], atol=0.1)
 
 
+def test_more_threads_than_processors_are_the_processors(bundle: Path) -> None:
+    """Another backend, which takes any number, is slower with as many."""
+    with Session(bundle, threads=64) as session:
+        assert session.backend == "native"
+        session.score(HU)
+
+
 def test_a_record_of_these_instructions_counts_on_every_processor(bundle: Path) -> None:
     manifest = load_manifest(bundle)
     report = verify_golden(bundle, manifest)
