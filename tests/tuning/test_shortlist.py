@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_what_spills_or_does_not_compile_is_left_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Mapping[str, Any]]:
     """Choose between two candidates in two processes; return Triton's cache and the choice."""
     cache = tmp_path_factory.mktemp("triton")
     with pytest.MonkeyPatch.context() as patch:
@@ -64,12 +65,12 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     return cache, chosen
 
 
-def test_processes_choose_the_same(compiled: tuple[Path, dict[str, Any]]) -> None:
+def test_processes_choose_the_same(compiled: tuple[Path, Mapping[str, Any]]) -> None:
     assert shortlist(KEYS, [SMALL, LARGE], 1, **GPU, processes=1) == [compiled[1]] == [LARGE]
 
 
 def test_what_is_chosen_is_compiled_for_every_shape(
-    compiled: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    compiled: tuple[Path, Mapping[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache, chosen = compiled
     monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
