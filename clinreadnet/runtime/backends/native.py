@@ -72,7 +72,7 @@ class NativeBackend:
         options.precision = CHECKPOINT_PRECISIONS.index(precision)
         options.preset = None if preset is None else preset.encode()
         options.instructions = instructions(self._library).encode()
-        options.threads = min(options.threads, threads or processors())
+        options.threads = processors() if threads is None else min(threads, processors())
         error = ctypes.create_string_buffer(ERROR_SIZE)
         status = self._library.crn_open(
             checkpoint,
