@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import platform
-from collections.abc import Iterator
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
@@ -23,12 +23,11 @@ def cpu_name() -> str:
 def processors() -> int:
     """Return the number of processors that this process may use.
 
-    A share of processors, such as that of ``docker run --cpus 1.5``, is rounded up.
+    A share of processors, such as that of ``docker run --cpus 1.5``, is read once and rounded up.
     """
-    count = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    return max(1, math.ceil(min((count, *_quotas()))))
+    bound = hasattr(os, "sched_getaffinity")
+    count = len(os.sched_getaffinity(0)) if bound else os.cpu_count() or 1
+    return max(1, math.ceil(min(count, _share())))
 
 
 def multiplies_bytes() -> bool | None:
@@ -37,12 +36,14 @@ def multiplies_bytes() -> bool | None:
     return bool(_BYTE_PRODUCTS & set(flags[0].split())) if flags else None
 
 
-def _quotas() -> Iterator[float]:
-    """Yield the processors that each control group above this process allows, if it limits them."""
+@functools.cache
+def _share() -> float:
+    """Return the processors that the control groups of this process allow; infinity if any."""
+    share = math.inf
     try:
         lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
-        return
+        return share
     for line in lines:
         _, controllers, path = line.split(":", 2)
         root, files = GROUPS, ["cpu.max"]
@@ -53,13 +54,14 @@ def _quotas() -> Iterator[float]:
         group = root / path.lstrip("/")
         for folder in (group, *group.parents):
             try:
-                words = [word for file in files for word in (folder / file).read_text().split()]
-            except OSError:  # inside a container, the path of the machine is not there
-                words = []
-            if len(words) == 2 and words[0] not in ("max", "-1"):
-                yield int(words[0]) / int(words[1])
+                quota, period = " ".join((folder / file).read_text() for file in files).split()
+                if quota not in ("max", "-1"):
+                    share = min(share, int(quota) / int(period))
+            except (OSError, ValueError):  # in a container, the machine's path is not there
+                pass
             if folder == root:
                 break
+    return share
 
 
 def _cpu_info(key: str) -> list[str]:

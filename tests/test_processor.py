@@ -93,6 +93,7 @@ def test_a_bound_process_counts_its_own_processors() -> None:
 def test_a_share_of_the_processors_is_rounded_up(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
+    request: pytest.FixtureRequest,
     groups: str | None,
     limits: dict[str, str],
     count: int,
@@ -100,6 +101,8 @@ def test_a_share_of_the_processors_is_rounded_up(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.setattr(processor, "OWN_GROUPS", tmp_path / "own")
     monkeypatch.setattr(processor, "GROUPS", tmp_path / "cgroup")
+    processor._share.cache_clear()
+    request.addfinalizer(processor._share.cache_clear)
     if groups is not None:
         (tmp_path / "own").write_text(groups)
     for name, text in limits.items():

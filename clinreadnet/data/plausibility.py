@@ -105,7 +105,7 @@ def implausible(pixels: PixelCounts) -> str | None:
     """
     low, high = pixels.low, pixels.high
     if low == high:
-        return f"blank, every pixel is {low + 0.0:g} HU"
+        return f"blank, every pixel is {low + 0.0:g} HU"  # without the sign of -0.0
     if low < limits.LEAST_HU or high > limits.LARGEST_HU:
         return (
             f"values {low:.6g} ... {high:.6g}, "

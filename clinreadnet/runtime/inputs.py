@@ -34,9 +34,7 @@ def slice_threads(n: int, threads: int | None = None) -> Iterator[Callable[..., 
         n: number of slices.
         threads: most threads; default one for each processor.
     """
-    count = min(n // _SLICES_A_THREAD, _MOST_THREADS)
-    if count >= 2:  # to count the processors takes as long as half a slice
-        count = min(count, threads or processors())
+    count = min(n // _SLICES_A_THREAD, _MOST_THREADS, threads or processors())
     if count < 2:
         yield map
         return

@@ -34,6 +34,7 @@ from clinreadnet.errors import (
 )
 from clinreadnet.files import check_output, whole_file
 from clinreadnet.physics import SliceFigures
+from clinreadnet.processor import processors
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.scoring.breaches import LimitReport, check_limits
@@ -220,11 +221,9 @@ def score_archive(
         limits.check_figures(figures)
     if site_map is not None:
         site_map.check_weights(load_manifest(bundle).model.weights_sha256)
-    processors = os.cpu_count() or 1
-    if address == LOCAL and (workers or 1) > processors and not ray.is_initialized():
-        raise InputError(
-            f"workers={workers}: this machine has {processors} processors; ask for fewer"
-        )
+    most = processors()
+    if address == LOCAL and (workers or 1) > most and not ray.is_initialized():
+        raise InputError(f"workers={workers}: this machine has {most} processors; ask for fewer")
     refused: list[tuple[Path, str]] = []
     try:
         refs = find_slices(

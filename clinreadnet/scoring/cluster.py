@@ -19,6 +19,7 @@ import ray
 
 from clinreadnet.console import status
 from clinreadnet.errors import InputError, first_line
+from clinreadnet.processor import processors
 
 LOCAL = "local"
 """Address that starts Ray on this machine for one run."""
@@ -55,7 +56,7 @@ def connected(address: str, workers: int | None) -> Iterator[None]:
     if address == LOCAL:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         quiet |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-        quiet |= {"num_cpus": max(workers or 0, os.cpu_count() or 1)}
+        quiet |= {"num_cpus": max(workers or 0, processors())}
     try:
         where = "on this machine" if address == LOCAL else f"at {address}"
         # The status is drawn only once, because standard error is redirected.

@@ -45,7 +45,7 @@ from clinreadnet.scoring.run import score_chunk, score_slices
 def two_workers() -> Iterator[None]:
     """Start Ray with resources for two workers."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 2)
+        patch.setattr(cluster, "processors", lambda: 2)
         with cluster.connected(cluster.LOCAL, workers=2):
             yield
 
@@ -425,7 +425,7 @@ def test_more_workers_than_processors_are_refused_before_anything_is_read(
 ) -> None:
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray was started"))
-    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(score_ray, "processors", lambda: 4)
     with pytest.raises(InputError, match="workers=5: this machine has 4 processors; ask for fewer"):
         score_archive([tmp_path / "none"], bundle, tmp_path / "a.parquet", workers=5)
 
