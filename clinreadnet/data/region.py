@@ -164,11 +164,11 @@ def _classify(anatomy: Anatomy | None) -> Region:
         reason, part = foreign
         return Region(OUTSIDE, reason, area, part)
     if anatomy.lung > _LUNG_EDGE:
-        return Region(EDGE, f"lungs are {anatomy.lung:.0%} of it: dome of the liver", area)
+        return Region(EDGE, f"lungs are {anatomy.lung:.0%} of the body: dome of the liver", area)
     if anatomy.spine < _LEAST_SPINE:
         return Region(EDGE, "hips and no spine: pelvis", area)
     if anatomy.bone > _PELVIS:
-        return Region(EDGE, f"bone is {anatomy.bone:.0%} of it: pelvis", area)
+        return Region(EDGE, f"bone is {anatomy.bone:.0%} of the body: pelvis", area)
     return Region(ABDOMEN, "" if area is not None else UNSIZED, area)
 
 
@@ -215,19 +215,19 @@ def _foreign(anatomy: Anatomy) -> tuple[str, str] | None:
     """Return why a body is not an abdomen, and its part; None if it is one."""
     area = anatomy.area_cm2
     if anatomy.cut > _MOST_CUT:
-        return f"it cuts the body on {anatomy.cut:.0%} of its border: a small field of view", ""
+        return f"the body covers {anatomy.cut:.0%} of the field's border: a small field of view", ""
     if area is not None and area < _LEAST_CM2:
         return f"a body of {area:.0f} cm2: smaller than an abdomen", ""
     if anatomy.second > _MOST_SECOND:
         return "several bodies: legs, arms or a neck between them", ""
     if anatomy.enclosed > _MOST_ENCLOSED:
-        return f"bone encloses {anatomy.enclosed:.0%} of it: head", HEAD
+        return f"bone encloses {anatomy.enclosed:.0%} of the body: head", HEAD
     if anatomy.dense > (_DENSE_UNSIZED if area is None else _interpolate(area)):
-        return f"dense bone is {anatomy.dense:.0%} of it: head, neck or limb", ""
+        return f"dense bone is {anatomy.dense:.0%} of the body: head, neck or limb", ""
     if anatomy.fat < _LEAST_FAT:
-        return f"fat is {anatomy.fat:.1%} of it: a phantom, a map or a head", ""
+        return f"fat is {anatomy.fat:.1%} of the body: a phantom, a map or a head", ""
     if anatomy.lung + anatomy.both_lungs + 0.4 * (anatomy.width - 1.2) > _CHEST:
-        return f"lungs are {anatomy.lung:.0%} of it: chest", TRUNK
+        return f"lungs are {anatomy.lung:.0%} of the body: chest", TRUNK
     if anatomy.width + 10 * anatomy.side_bone + anatomy.lung + 3 * anatomy.dense > _SHOULDERS:
         return "a wide body with bone at its sides: shoulders", TRUNK
     if anatomy.spine < _LEAST_SPINE and anatomy.bone < _HIPS:

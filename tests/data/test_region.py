@@ -123,8 +123,12 @@ SOME = Region(ABDOMEN, "", 300.0)
         (SOME, Hint("head", "BodyPartExamined"), OUTSIDE),
         (SOME, Hint("chest", "BodyPartExamined"), ABDOMEN),
         (Region(ABDOMEN, UNSIZED), Hint("head", "BodyPartExamined"), ABDOMEN),
-        (Region(EDGE, "bone is 9% of it: pelvis", 500.0), Hint("limb", "ProtocolName"), OUTSIDE),
-        (Region(EDGE, "lungs are 20% of it: dome of the liver"), Hint("chest", "x"), EDGE),
+        (
+            Region(EDGE, "bone is 9% of the body: pelvis", 500.0),
+            Hint("limb", "ProtocolName"),
+            OUTSIDE,
+        ),
+        (Region(EDGE, "lungs are 20% of the body: dome of the liver"), Hint("chest", "x"), EDGE),
         (Region(ABDOMEN, "", 600.0), Hint(quantity="a rcbf map"), OUTSIDE),
         (Region(OUTSIDE, "air", None), Hint(), OUTSIDE),
     ],
@@ -137,8 +141,8 @@ def test_a_header_settles_a_doubt_and_proves_nothing(
     assert result.reason.startswith(str(hint)) or result == region
 
 
-SKULL = Region(OUTSIDE, "bone encloses 60% of it: head", 260.0, HEAD)
-CHEST = Region(OUTSIDE, "lungs are 50% of it: chest", 640.0, TRUNK)
+SKULL = Region(OUTSIDE, "bone encloses 60% of the body: head", 260.0, HEAD)
+CHEST = Region(OUTSIDE, "lungs are 50% of the body: chest", 640.0, TRUNK)
 SMALL = Region(OUTSIDE, "a body of 120 cm2: smaller than an abdomen", 120.0, "")
 
 
