@@ -520,6 +520,7 @@ def test_only_what_lost_or_was_not_measured_is_tuned(
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.whole
 @pytest.mark.compile
 def test_a_pack_has_kernels_plugins_and_wheels(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -51,6 +51,7 @@ def test_labels_choose_levels_and_pixels(typical: bool) -> None:
     assert Choice((2, 2), "body", None).score(errors)[0] == -errors[0, 2, 1]
 
 
+@pytest.mark.whole
 def test_a_denoiser_of_clean_slices_ranks_noisy_copies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,7 +161,7 @@ def test_the_tensor_instructions_are_those_of_the_products(name: str) -> None:
     assert products == expected
 
 
-@pytest.mark.sample(every=3)
+@pytest.mark.whole
 @pytest.mark.parametrize("capability", [75, 80, 90], ids=lambda c: f"sm_{c}")
 def test_no_ceiling_falls(capability: int) -> None:
     """A kernel that needs more instructions, or holds fewer warps, than recorded is a regression.

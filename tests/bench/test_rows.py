@@ -235,6 +235,7 @@ def test_the_baseline_is_the_fastest_peer_that_is_at_least_as_exact() -> None:
     }
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("interruptible")
 def test_pytest_bench_says_what_it_does_and_keeps_what_it_has(bundle: Path, tmp_path: Path) -> None:
     """After an interrupt, the rows are shown, recorded and answer the question."""

@@ -75,7 +75,8 @@ def test_a_file_that_cannot_be_written_costs_no_result(folder: Path) -> None:
     assert str(FULL) in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.sample(every=3)
+@pytest.mark.parametrize("streams", ["<&- >&- 2>&-", ">&-", "2>&-"])
 def test_closed_streams(streams: str, folder: Path) -> None:
     target = folder / "a.csv"
     done = shell("score a.npy --bundle bundle --csv a.csv", streams, folder)

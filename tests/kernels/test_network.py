@@ -93,6 +93,7 @@ def network(
 
 
 @pytest.mark.interpret
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     ("config", "dtype", "fused", "launched"),
     [

@@ -224,6 +224,7 @@ def test_the_shipped_weights_are_a_moving_average(folder: Path, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("shallow")
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize(("keep", "written"), [("best", 1), ("last", 3)])
 def test_an_epoch_is_kept_and_patience_ends_the_run(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, written: int
@@ -413,6 +414,7 @@ def test_an_interrupt_waits_for_the_step(
     assert signal.getsignal(signal.SIGINT) is handler
 
 
+@pytest.mark.whole
 def test_a_terminated_process_leaves_a_state_to_resume_and_no_half_checkpoint(
     folder: Path, tmp_path: Path
 ) -> None:

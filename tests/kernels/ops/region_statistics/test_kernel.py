@@ -30,6 +30,7 @@ def on(device: str, args: list[Tensor]) -> list[Tensor]:
     return [tensor.to(device) for tensor in args]
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
