@@ -24,9 +24,8 @@ from support.defects import DEFECTS, Defect
 
 import clinreadnet.runtime.comparison
 import clinreadnet.verify
-from bench.recording import RESULTS, run_facts
+from bench.recording import RESULTS, run_facts, write_record
 from clinreadnet.export.onnx.quantization import quantize_dynamically
-from clinreadnet.files import whole_file
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
@@ -149,19 +148,13 @@ def run(bundle: Path, end: float) -> int:
             judgement["cpu_seconds"] = round(time.process_time() - start, 1)
             entry["precisions"][precision] = judgement
             print(defect.name, precision, judgement["status"], judgement["reason"], file=sys.stderr)
-            _write(head | {"complete": False, "defects": judgements})
-    _write(head | {"complete": complete, "defects": judgements})
+            write_record(RECORD, head | {"complete": False, "defects": judgements})
+    write_record(RECORD, head | {"complete": complete, "defects": judgements})
     right_ones = judgements["none"]["precisions"] if complete else {}
     failing = [p for p, judgement in right_ones.items() if judgement["status"] != "passed"]
     if failing:
         print(f"the right graph fails in {', '.join(failing)}", file=sys.stderr)
     return 1 if failing else 0
-
-
-def _write(record: dict[str, Any]) -> None:
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(RECORD) as path:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ from clinreadnet.training.recipe import load_recipe
 
 WEIGHTS = ROOT / "clinreadnet" / "weights"
 REAL_SLICES = RESULTS / "regions" / "real-slices.json"
+SCANNED = WEIGHTS / "small.scanned.json"
 TRAINING_RUNS = ROOT / "docs" / "training"
 ORDERS = {
     "patients of TCGA": WEIGHTS / "small.order.tcga.json",
     "abdomen": WEIGHTS / "small.order.abdomen.json",
     "chest": WEIGHTS / "small.order.chest.json",
 }
+
+
+def span(interval: Mapping[str, float]) -> str:
+    """Return a value with its 95 % interval as text."""
+    return "{value:.3f} ({low:.3f} … {high:.3f})".format(**interval)
 
 
 def training_runs_table() -> str:
@@ -106,10 +113,7 @@ def local_table() -> str:
         rows.append(
             [
                 folder,
-                *(
-                    "{value:.3f} ({low:.3f} … {high:.3f})".format(**interval)
-                    for interval in intervals
-                ),
+                *map(span, intervals),
                 f"{100 * result['coverage']:.1f} %",
                 f"{100 * (1 - result['in_domain']):.1f} %",
                 *(f"{joint - value:+.4f}" for value in result["experts"].values()),
@@ -145,10 +149,7 @@ def opponents_table() -> str:
         result = read_json(path)
         what = f"{path.name.split('.')[2]}, {result['slices']} slices"
         for key, measure in result["measures"].items():
-            cells = [
-                f"{v['value']:.3f} ({v['low']:.3f} … {v['high']:.3f})"
-                for v in (measure[metric] for metric in ("plcc", "srocc", "krocc", "sum"))
-            ]
+            cells = [span(measure[metric]) for metric in ("plcc", "srocc", "krocc", "sum")]
             rows.append([what, names[key], *cells])
     return markdown(["test set", "measure", "PLCC", "SROCC", "KROCC", "sum"], rows)
 
@@ -179,15 +180,9 @@ def likelihood_table() -> str:
     return markdown(["likelihood under a denoiser", ""], rows)
 
 
-def scanned() -> dict[str, Any]:
-    """Return the recorded scores of scanned slices."""
-    document: dict[str, Any] = read_json(WEIGHTS / "small.scanned.json")
-    return document
-
-
 def scanned_table() -> str:
     """Return the agreement of scores of routine-dose slices with their noise."""
-    document = scanned()
+    document = read_json(SCANNED)
     rows = [
         ["slices", f"{document['slices']}"],
         ["marked as novel", f"{document['slices'] - document['in_domain']}"],
@@ -219,7 +214,7 @@ def scanned_slices_table() -> str:
             f"{row['novelty']:.2f}",
             "" if row["in_domain"] else "novel",
         ]
-        for row in sorted(scanned()["rows"], key=lambda row: float(row["own_noise_hu"]))
+        for row in sorted(read_json(SCANNED)["rows"], key=lambda row: float(row["own_noise_hu"]))
     ]
     head = ["slice", "pixel, mm", "body in the frame", "own noise, HU", "score", "90 %"]
     return markdown([*head, "novelty", ""], rows)

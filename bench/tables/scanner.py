@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.recording import RESULTS
-from bench.tables.recorded import markdown, read_json
+from bench.tables.recorded import markdown, read_json, source
 
 LOAD = RESULTS / "node" / "load.json"
 
@@ -19,11 +19,8 @@ def load_table() -> str:
         *_full_disk(run.get("full-disk")),
         *_cost(run.get("cost")),
     ]
-    head = (
-        f"`{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}, {run['threads']} threads, "
-        f"load before the run {run['load_average_before']:g}"
-    )
-    return markdown([head, "measured"], rows)
+    load = f"load before the run {run['load_average_before']:g}"
+    return markdown([f"{source(run)}, {run['threads']} threads, {load}", "measured"], rows)
 
 
 def nonsense_table() -> str:

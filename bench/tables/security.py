@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from bench.recording import RESULTS
-from bench.tables.recorded import markdown, read_json
+from bench.tables.recorded import markdown, read_json, source
 
 FOLDER = RESULTS / "security"
 FUZZ, SOAK, CHECKS, FAULTS, SANITIZERS = (
@@ -18,7 +17,7 @@ _LEFT = ("old", "new", "both", "wrong")
 
 def fuzz_table() -> str:
     """Return the cases of the recorded runs by kind of file."""
-    runs: list[dict[str, Any]] = read_json(FUZZ)["runs"]
+    runs = read_json(FUZZ)["runs"]
     total: dict[str, Counter[str]] = {}
     for run in runs:
         for kind, counts in run["kinds"].items():
@@ -42,11 +41,8 @@ def faults_table() -> str:
         [kind, str(sum(counts.values())), *(str(counts[name]) for name in _LEFT)]
         for kind, counts in run["faults"].items()
     ]
-    where = (
-        f"{run['commands']} commands, `{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}."
-    )
     head = ["fault", "runs", "old outputs", "new outputs", "some new", "findings"]
-    return markdown(head, rows) + "\n" + where + "\n"
+    return f"{markdown(head, rows)}\n{run['commands']} commands, {source(run)}.\n"
 
 
 def sanitizers_table() -> str:
@@ -60,8 +56,7 @@ def sanitizers_table() -> str:
         ]
         for part in run["parts"]
     ]
-    where = f"`{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}.\n"
-    return markdown(["part", "sanitizer", "result"], rows) + "\n" + where
+    return f"{markdown(['part', 'sanitizer', 'result'], rows)}\n{source(run)}.\n"
 
 
 def soak_table() -> str:
@@ -80,8 +75,7 @@ def soak_table() -> str:
         ],
         ["open files", " to ".join(map(str, files))],
     ]
-    head = f"`{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}"
-    return markdown([head, "measured"], rows)
+    return markdown([source(run), "measured"], rows)
 
 
 def checks_table() -> str:

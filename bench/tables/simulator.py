@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bench.recording import RESULTS
 from bench.tables.recorded import markdown, read_json
 
-FOLDER = RESULTS / "simulator"
-
-
-def simulated() -> dict[str, Any]:
-    """Return the recorded summary of the simulated training set."""
-    summary: dict[str, Any] = read_json(FOLDER / "seed-1.json")
-    return summary
+SIMULATED = RESULTS / "simulator" / "seed-1.json"
 
 
 def simulator_noise_table() -> str:
     """Return median noise by noise level and view count."""
-    table = simulated()["median_noise_hu"]
+    table = read_json(SIMULATED)["median_noise_hu"]
     views = list(table["0"])
     rows = [[level, *(f"{table[level][v]:.0f}" for v in views)] for level in table]
     return markdown(["level", *(f"{v} views" for v in views)], rows)
@@ -26,7 +18,7 @@ def simulator_noise_table() -> str:
 
 def simulator_labels_table() -> str:
     """Return further measurements of the simulated training set."""
-    s = simulated()
+    s = read_json(SIMULATED)
     low, _, high = s["noise_hu_percentiles"].values()
     streak, agreement = s["streak_hu_fewest_views"], s["reader_srocc_with_the_others"]
     rows = [
