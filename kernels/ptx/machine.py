@@ -184,13 +184,18 @@ class Machine:
         """Select the values of the active threads."""
         return values if self.mask is None else values[self.mask]
 
+    def of_all(self, values: Array) -> Array:
+        """Expand values of the active threads to all threads; the others have zeros."""
+        if self.mask is None:
+            return values.copy()
+        every = np.zeros(self.lanes, values.dtype)
+        every[self.mask] = values
+        return every
+
     def addresses(self, operand: Address) -> NDArray[np.int64]:
         """Return the addresses of all threads."""
-        if isinstance(operand.base, Register):
-            base = self.read(operand.base)
-        else:
-            base = self.read(Name(operand.base), "b32")
-        return base.astype(np.int64) + operand.offset
+        base = operand.base if isinstance(operand.base, Register) else Name(operand.base)
+        return self.read(base).astype(np.int64) + operand.offset
 
     # Control.
 
