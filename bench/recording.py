@@ -42,6 +42,12 @@ def run_facts(command: str) -> dict[str, Any]:
     }
 
 
+def print_record(record: Mapping[str, Any]) -> int:
+    """Print a record as JSON; return the exit status 0."""
+    print(json.dumps(record, indent=1))
+    return 0
+
+
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write a record as JSON, atomically. Its folder is created if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)

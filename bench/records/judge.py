@@ -11,7 +11,6 @@ refused unless ``--test`` says that nothing is chosen any more.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,7 +26,7 @@ from clinreadnet.console import Column, Output, fitted_table, status
 from clinreadnet.errors import InputError
 
 with status("Importing PyTorch"):
-    from bench.recording import run_facts
+    from bench.recording import print_record, run_facts
     from bench.tables.recorded import markdown
     from clinreadnet.data.ldctiqa import LdctiqaFolder
     from clinreadnet.data.region import OUTSIDE, find_region
@@ -441,8 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rows": [asdict(own) for own in rows],
     }
     if options.json:
-        print(json.dumps(record, indent=1))
-        return 0
+        return print_record(record)
     sets = ", ".join(
         f"{source['name']} (seed {source['seed']}, {source['breadth']})"
         for source in record["data"]

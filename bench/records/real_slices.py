@@ -10,7 +10,6 @@ original names. The record contains no pixels.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.recording import current_commit
+from bench.recording import current_commit, print_record
 from clinreadnet.data.region import find_region
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.runtime import Session
@@ -201,9 +200,7 @@ def main(arguments: Sequence[str]) -> int:
             if real_set.used
         ]
         record["degraded"] = degraded(abdomens)
-    json.dump(record, sys.stdout, indent=1)
-    print()
-    return 0
+    return print_record(record)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ CPU engine and without it. Run it while the machine is idle.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from clinreadnet import library
 from clinreadnet.data.plausibility import count_pixels
 from clinreadnet.data.region import find_region
@@ -72,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = {**facts, "slices": len(slices), "library": engine_version(), "with": rows(slices)}
     with mock.patch.object(library, "LIBRARY", library.LIBRARY.with_name("none")):
         record["without"] = rows(slices)
-    print(json.dumps(record, indent=1))
-    return 0
+    return print_record(record)
 
 
 if __name__ == "__main__":
