@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from clinreadnet.export.onnx.quantization import quantize_dynamically
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import BatchRange, Manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.verify.graph import Evidence, verify_graph
 from clinreadnet.verify.reference import GoldenSlices
 
@@ -90,13 +90,6 @@ def _digits(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(f"{value:.2e}")
 
 
-def graphs(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
-    """Yield precision and bytes of each graph."""
-    for artifact in manifest.artifacts:
-        if artifact.kind == "onnx" and artifact.precision in PRECISIONS_BROKEN:
-            yield artifact.precision, read_listed(bundle, artifact)
-
-
 def broken(defect: Defect, precision: str, sources: Mapping[str, bytes]) -> bytes:
     """Return a defective copy of a graph, converted from its source if dynamic."""
     row = PRECISIONS[precision]
@@ -113,7 +106,11 @@ def run(bundle: Path, end: float) -> int:
     """Record every defect of a bundle's graphs; return 1 if the correct graph fails."""
     manifest = load_manifest(bundle)
     golden = read_golden(bundle, manifest.golden)
-    sources = dict(graphs(bundle, manifest))
+    sources = {
+        artifact.precision: read_listed(bundle, artifact)
+        for artifact in manifest.artifacts
+        if artifact.kind == "onnx" and artifact.precision in PRECISIONS_BROKEN
+    }
     missing = [name for name in PRECISIONS_BROKEN if name not in sources]
     if missing:
         print(f"{bundle}: no graph in {', '.join(missing)}", file=sys.stderr)

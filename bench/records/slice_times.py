@@ -11,7 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import timeit
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -40,12 +42,8 @@ LOOKS: dict[str, Look] = {
 
 def milliseconds(look: Look, hu: NDArray[np.int16 | np.float32], pixel_mm: float) -> float:
     """Return the least processor time of a look at a slice."""
-    spent = []
-    for _ in range(RUNS):
-        start = time.thread_time()
-        look(hu, pixel_mm)
-        spent.append(time.thread_time() - start)
-    return 1e3 * min(spent)
+    run = partial(look, hu, pixel_mm)
+    return 1e3 * min(timeit.repeat(run, timer=time.thread_time, number=1, repeat=RUNS))
 
 
 def rows(slices: Sequence[tuple[NDArray[np.int16 | np.float32], float]]) -> list[dict[str, Any]]:

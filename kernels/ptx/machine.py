@@ -100,12 +100,9 @@ class Machine:
         block = np.repeat(np.array(blocks, np.uint32), self.threads)
         zero = np.zeros(self.lanes, np.uint32)
         self._special = {
+            **dict.fromkeys(("%tid.y", "%tid.z", "%ctaid.y", "%ctaid.z"), zero),
             "%tid.x": thread,
-            "%tid.y": zero,
-            "%tid.z": zero,
             "%ctaid.x": block,
-            "%ctaid.y": zero,
-            "%ctaid.z": zero,
             "%ntid.x": np.full(self.lanes, self.threads, np.uint32),
             "%nctaid.x": np.full(self.lanes, grid, np.uint32),
             "%laneid": thread % WARP,
