@@ -154,7 +154,7 @@ def degraded(refs: Sequence[SliceRef]) -> dict[str, Any]:
         find_region(hu, size).answer
         for ref in refs
         for hu in _degraded(ref)
-        for size in _sizes(ref)
+        for size in (ref.loaded_mm, None)
     ]
     half = len(answers) // 2
     return {
@@ -162,10 +162,6 @@ def degraded(refs: Sequence[SliceRef]) -> dict[str, Any]:
         "outside": answers[::2].count("outside"),
         "outside_without_size": answers[1::2].count("outside"),
     }
-
-
-def _sizes(ref: SliceRef) -> tuple[float | None, None]:
-    return ref.loaded_mm, None
 
 
 def _degraded(ref: SliceRef) -> Iterator[np.ndarray[Any, Any]]:
