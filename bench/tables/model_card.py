@@ -159,42 +159,38 @@ def likelihood_table() -> str:
     record = read_json(WEIGHTS / "small.likelihood.json")
     choice, levels = record["choice"], record["levels_hu"]
     first, last = (levels[index] for index in choice["levels"])
-    rows = [
-        ["parameters", f"{record['parameters']}"],
-        [
-            "trained on",
-            f"{record['training_slices']} clean slices of {record['training_anatomies']} anatomies",
-        ],
-        ["steps", f"{record['steps']} in {record['training_minutes']:g} minutes of a shared core"],
-        ["hardware", f"{record['cpu']}, threads: {record['torch_threads']}"],
-        [
-            "validated on",
-            f"{record['validation_slices']} slices of {record['validation_anatomies']} anatomies",
-        ],
-        ["chosen noise", f"{first:g} HU" if first == last else f"{first:g} to {last:g} HU"],
-        ["chosen pixels", choice["area"]],
-        ["chosen as best", "most likely" if choice["typical"] is None else "most typical"],
-        ["validation sum", f"{record['validation_sum']:.3f}"],
-        ["SHA-256 of the denoiser", record["sha256"]],
-    ]
-    return markdown(["likelihood under a denoiser", ""], rows)
+    trained, validated = (
+        f"{record[f'{part}_anatomies']} anatomies" for part in ("training", "validation")
+    )
+    facts = {
+        "parameters": f"{record['parameters']}",
+        "trained on": f"{record['training_slices']} clean slices of {trained}",
+        "steps": f"{record['steps']} in {record['training_minutes']:g} minutes of a shared core",
+        "hardware": f"{record['cpu']}, threads: {record['torch_threads']}",
+        "validated on": f"{record['validation_slices']} slices of {validated}",
+        "chosen noise": f"{first:g} HU" if first == last else f"{first:g} to {last:g} HU",
+        "chosen pixels": choice["area"],
+        "chosen as best": "most likely" if choice["typical"] is None else "most typical",
+        "validation sum": f"{record['validation_sum']:.3f}",
+        "SHA-256 of the denoiser": record["sha256"],
+    }
+    return markdown(["likelihood under a denoiser", ""], list(facts.items()))
 
 
 def scanned_table() -> str:
     """Return the agreement of scores of routine-dose slices with their noise."""
     document = read_json(SCANNED)
-    rows = [
-        ["slices", f"{document['slices']}"],
-        ["marked as novel", f"{document['slices'] - document['in_domain']}"],
-        ["SROCC of score and own noise", f"{document['srocc_score_own_noise']:.3f}"],
-        [
-            "slices of 16 HU or less below 3.0",
-            f"{len(document['quiet_below_3'])} of {document['quiet']}",
-        ],
-        ["error in wide fields, grades", _grades(document["wide_error"])],
-        ["the same where stages give zeros", _grades(document["wide_error_without_stages"])],
-    ]
-    return markdown(["slices of patients that training did not see", ""], rows)
+    quiet = f"{len(document['quiet_below_3'])} of {document['quiet']}"
+    measured = {
+        "slices": f"{document['slices']}",
+        "marked as novel": f"{document['slices'] - document['in_domain']}",
+        "SROCC of score and own noise": f"{document['srocc_score_own_noise']:.3f}",
+        "slices of 16 HU or less below 3.0": quiet,
+        "error in wide fields, grades": _grades(document["wide_error"]),
+        "the same where stages give zeros": _grades(document["wide_error_without_stages"]),
+    }
+    head = ["slices of patients that training did not see", ""]
+    return markdown(head, list(measured.items()))
 
 
 def _grades(value: float | None) -> str:

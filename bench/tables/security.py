@@ -65,17 +65,16 @@ def soak_table() -> str:
     low, high = (size / 2**20 for size in run["resident_bytes"])
     files = sorted(set(run["open_files"]))
     later = run["calls"] - run["warm_up_calls"]
-    rows = [
-        ["calls of `Session.score`, threads", f"{run['calls']:,}, {run['threads']}"],
-        ["resident memory after the warm-up", f"{low:.0f} to {high:.0f} MiB"],
-        [
-            f"growth over the last {later:,} calls, by a straight line",
-            f"{run['growth_bytes'] / 2**20:.1f} MiB, at most "
-            f"{run['growth_limit_bytes'] / 2**20:.0f}",
-        ],
-        ["open files", " to ".join(map(str, files))],
-    ]
-    return markdown([source(run), "measured"], rows)
+    grown, most = run["growth_bytes"] / 2**20, run["growth_limit_bytes"] / 2**20
+    measured = {
+        "calls of `Session.score`, threads": f"{run['calls']:,}, {run['threads']}",
+        "resident memory after the warm-up": f"{low:.0f} to {high:.0f} MiB",
+        f"growth over the last {later:,} calls, by a straight line": (
+            f"{grown:.1f} MiB, at most {most:.0f}"
+        ),
+        "open files": " to ".join(map(str, files)),
+    }
+    return markdown([source(run), "measured"], list(measured.items()))
 
 
 def checks_table() -> str:
