@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from bench import devices
 from clinreadnet.checkout import git_commit
 from clinreadnet.errors import InputError
+from clinreadnet.files import whole_file
 from clinreadnet.processor import cpu_name
 
 ROOT = Path(__file__).parents[1]
@@ -38,6 +40,19 @@ def run_facts(command: str) -> dict[str, Any]:
         "threads": os.cpu_count(),
         "python": platform.python_version(),
     }
+
+
+def print_record(record: Mapping[str, Any]) -> int:
+    """Print a record as JSON; return the exit status 0."""
+    print(json.dumps(record, indent=1))
+    return 0
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as JSON, atomically. Its folder is created if missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def results_name(commit: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -40,23 +39,30 @@ class Compared:
 
 @dataclass(frozen=True)
 class Target:
-    """Target of a kernel.
+    """Target of a kernel: its share of a copy's bandwidth, or its speed relative to baselines.
 
     Attributes:
         what: description.
         op: name of the op, or "network".
-        least: least value of the worst row.
-        value: function that returns the value of a row.
-        form: format of the value.
+        least: least value of the worst row: a percentage, or a ratio if there are baselines.
+        baselines: implementations of which the fastest is compared; empty for a copy.
         batches: batches of the target; empty for 8 and more.
     """
 
     what: str
     op: str
     least: float
-    value: Callable[[Compared], float | None]
-    form: str = "{:.2f} ×"
+    baselines: tuple[str, ...] = ()
     batches: tuple[int, ...] = ()
+
+    @property
+    def form(self) -> str:
+        """Format of the value."""
+        return "{:.2f} ×" if self.baselines else "{:.0f} %"
+
+    def value(self, row: Compared) -> float | None:
+        """Return the value of a row, or None if it was not measured."""
+        return row.over(*self.baselines) if self.baselines else row.percent
 
     def speaks_of(self, row: Compared) -> bool:
         """Return whether the target applies to a row."""
@@ -65,73 +71,43 @@ class Target:
         return row.batch in self.batches if self.batches else row.batch >= 8 and row.stage <= 2
 
 
+_ALL = (1, 8, 64)
+
 TARGETS = (
-    Target(
-        "Sobel stem, batch ≥ 8: of copy bandwidth",
-        "sobel_stem",
-        60,
-        lambda row: row.percent,
-        "{:.0f} %",
-    ),
-    Target(
-        "Sobel stem, batch ≥ 8: over compiled reference",
-        "sobel_stem",
-        3,
-        lambda row: row.over("compile"),
-    ),
-    Target(
-        "window attention, stages 1–2, batch ≥ 8: of copy bandwidth",
-        "window_attention",
-        60,
-        lambda row: row.percent,
-        "{:.0f} %",
-    ),
+    Target("Sobel stem, batch ≥ 8: of copy bandwidth", "sobel_stem", 60),
+    Target("Sobel stem, batch ≥ 8: over compiled reference", "sobel_stem", 3, ("compile",)),
+    Target("window attention, stages 1–2, batch ≥ 8: of copy bandwidth", "window_attention", 60),
     Target(
         "window attention, stages 1–2, batch ≥ 8: over the better of compiled reference and SDPA",
         "window_attention",
         2,
-        lambda row: row.over("compile", "sdpa", "sdpa-compile"),
+        ("compile", "sdpa", "sdpa-compile"),
     ),
-    Target(
-        "fused attention block: over unfused",
-        "attention_block",
-        1,
-        lambda row: row.over("unfused"),
-    ),
-    Target("fused MLP: over unfused", "mlp", 1, lambda row: row.over("unfused")),
+    Target("fused attention block: over unfused", "attention_block", 1, ("unfused",)),
+    Target("fused MLP: over unfused", "mlp", 1, ("unfused",)),
     Target(
         "fused linear layers, batch ≥ 8: over their parts one by one",
         "fused_linear",
         1,
-        lambda row: row.over("eager"),
-        batches=(8, 64),
+        ("eager",),
+        (8, 64),
     ),
+    Target("ordinal head: over its operations one by one", "ordinal_head", 1, ("eager",), _ALL),
     Target(
-        "ordinal head: over its operations one by one",
-        "ordinal_head",
-        1,
-        lambda row: row.over("eager"),
-        batches=(1, 8, 64),
-    ),
-    Target(
-        "statistics: over their operations one by one",
-        "region_statistics",
-        1,
-        lambda row: row.over("eager"),
-        batches=(1, 8, 64),
+        "statistics: over their operations one by one", "region_statistics", 1, ("eager",), _ALL
     ),
     Target(
         "network, batch 64: throughput over compiled reference",
         "network",
         1.5,
-        lambda row: row.over("compile"),
-        batches=(64,),
+        ("compile",),
+        (64,),
     ),
     Target(
         "network, batch 1: latency, compiled reference's over ours (1 / 0.67)",
         "network",
         1 / 0.67,
-        lambda row: row.over("compile"),
-        batches=(1,),
+        ("compile",),
+        (1,),
     ),
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import product
 from typing import Any
 
 import torch
@@ -144,15 +145,30 @@ def make_case(
     op: str,
     capability: int,
     kernel: Any,
-    pointers: Mapping[str, str],
     constants: dict[str, Any],
     num_warps: int,
+    dtype: str,
+    **others: str,
 ) -> Case:
-    """Return the case of a kernel. Arguments that are neither pointers nor constants are sizes."""
-    signature = {
-        name: "constexpr" if name in constants else pointers.get(name, "i32")
-        for name in kernel.arg_names
-    }
+    """Return the case of a kernel. Arguments that are neither pointers nor constants are sizes.
+
+    Args:
+        op: name of the op.
+        capability: compute capability as a number, 89 for 8.9.
+        kernel: the Triton kernel.
+        constants: compile-time arguments.
+        num_warps: warps per program.
+        dtype: type of the tensors.
+        others: types of tensors that have another one, by name.
+    """
+
+    def kind(name: str) -> str:
+        if name in constants:
+            return "constexpr"
+        tensor = name.removesuffix("_ptr")
+        return "i32" if tensor == name else POINTERS[others.get(tensor, dtype)]
+
+    signature = {name: kind(name) for name in kernel.arg_names}
     return Case(op, capability, kernel, signature, constants, num_warps)
 
 
@@ -196,6 +212,18 @@ class TuningEntry:
     compiled: tuple[tuple[str, LayerShape], ...]
     timed: tuple[tuple[str, str, LayerShape], ...]
     library: tuple[tuple[str, int], ...] = ()
+
+
+def tuning_entry(
+    candidates: Sequence[Config], dtype: str, shape: LayerShape, name: str = ""
+) -> TuningEntry:
+    """Return an entry with one example, whose name is by default that of its type."""
+    return TuningEntry(tuple(candidates), ((dtype, shape),), ((name or dtype, dtype, shape),))
+
+
+def combinations(**values: Sequence[Any]) -> list[Config]:
+    """Return a configuration for each combination of the values of its parameters."""
+    return [dict(zip(values, chosen, strict=True)) for chosen in product(*values.values())]
 
 
 @dataclass(frozen=True)

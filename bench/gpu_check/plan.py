@@ -171,12 +171,6 @@ def _compiled(slower: float, *tool: str) -> Iterator[Unit]:
         )
 
 
-def _plumbing() -> Iterator[Unit]:
-    # A rehearsal runs the same tests on a fake GPU.
-    rehearsal = ("-m", "not gpu", PLUMBING)
-    yield Unit("lanes", ("-m", "gpu", PLUMBING), 30, needs=("pycuda",), rehearsal=rehearsal)
-
-
 def _network(mode: str, rows: str, limits: tuple[float, ...]) -> Iterator[Unit]:
     for batch, limit in zip(NETWORK_BATCHES, limits, strict=True):
         chosen = f"test_network and torch and fp16 and batch-{batch}-device-graph and {rows}"
@@ -185,27 +179,12 @@ def _network(mode: str, rows: str, limits: tuple[float, ...]) -> Iterator[Unit]:
         yield Unit(f"batch {batch}", arguments, limit, measures=True, environment=environment)
 
 
-def _graph() -> Iterator[Unit]:
-    batches = ("--batch", "64", "--batch", "1")
-    yield Unit(
-        "launches",
-        ("-m", "bench.sweeps.graph", *batches, "--rows", "{rows}"),
-        45,
-        tests=False,
-    )
-
-
 def _kernels(mode: str, limit: float) -> Iterator[Unit]:
     for op in OPS:
         rows = f"test_kernels and {op} and float16 and not bfloat16 and (batch-8 or batch-64)"
         arguments = ("-s", "bench/test_kernels.py", "-k", rows)
         seconds = limit / 2 if op in LIGHT else limit
         yield Unit(op, arguments, seconds, measures=True, environment={COMPILE_MODE: mode})
-
-
-def _counters() -> Iterator[Unit]:
-    arguments = ("-m", "bench.gpu_check.counters", "--results", "{out}", "--rows", "{rows}")
-    yield Unit("longest", arguments, 60, tests=False, programs=("ncu",), rehearsed=False)
 
 
 def _tests() -> Iterator[Unit]:
@@ -231,23 +210,35 @@ def _engines() -> Iterator[Unit]:
     yield Unit("verify", _cli("verify", str(out)), 60, tests=False, needs=needs)
 
 
+_LANES = Unit(
+    "lanes",
+    ("-m", "gpu", PLUMBING),
+    30,
+    needs=("pycuda",),
+    rehearsal=("-m", "not gpu", PLUMBING),  # the same tests on a fake GPU
+)
+_GRAPH = ("-m", "bench.sweeps.graph", "--batch", "64", "--batch", "1", "--rows", "{rows}")
+_LAUNCHES = Unit("launches", _GRAPH, 45, tests=False)
+_COUNTERS = ("-m", "bench.gpu_check.counters", "--results", "{out}", "--rows", "{rows}")
+_LONGEST = Unit("longest", _COUNTERS, 60, tests=False, programs=("ncu",), rehearsed=False)
+
 STEPS: Mapping[str, Step] = {
     "compiled": Step(
         "each exported kernel, run by the driver alone, against float64", tuple(_compiled(1))
     ),
     "plumbing": Step(
         "the TensorRT backend's memory, lanes and graphs, with an engine of one kernel",
-        tuple(_plumbing()),
+        (_LANES,),
     ),
     "network": Step(
         "the network in float16 in a CUDA graph: eager with and without kernels",
         tuple(_network("none", "not compile", (80, 36, 36))),
     ),
-    "graph": Step("the time of each launch inside the network's graph", tuple(_graph())),
+    "graph": Step("the time of each launch inside the network's graph", (_LAUNCHES,)),
     "kernels": Step(
         "each op in float16 against eager PyTorch and a copy", tuple(_kernels("none", 18))
     ),
-    "counters": Step("hardware counters of the three kernels that take most", tuple(_counters())),
+    "counters": Step("hardware counters of the three kernels that take most", (_LONGEST,)),
     "network-compiled": Step(
         "the network against torch.compile in its default mode",
         tuple(_network("default", "(compile or triton)", (90, 90, 90))),

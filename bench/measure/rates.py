@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+import timeit
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -100,9 +101,4 @@ def _cuda_rates() -> dict[str, float]:
 
 def _best(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     """Seconds of the fastest of seven runs."""
-    times = []
-    for _ in range(7):
-        start = clock()
-        run()
-        times.append(clock() - start)
-    return min(times)
+    return min(timeit.repeat(run, timer=clock, number=1, repeat=7))

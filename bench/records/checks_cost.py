@@ -10,7 +10,6 @@ headers and of the bundle are timed separately.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from unittest import mock
 
 import numpy as np
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from bench.sweeps.score import write_series
 from clinreadnet.data import plausibility, slices
 from clinreadnet.data.slices import SliceRef, find_slices
@@ -122,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "limit_percent": LIMIT_PERCENT,
         **costs,
     }
-    print(json.dumps(result, indent=1))
+    print_record(result)
     return int(result["percent_inside"] > LIMIT_PERCENT)
 
 

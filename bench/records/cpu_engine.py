@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import json
 import os
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from bench.run import host_sample, interleave
 from bench.statistics import percentile
 from bench.sweeps.network import network_work
@@ -158,8 +157,7 @@ def main(arguments: Sequence[str]) -> int:
         "score_memory_mib": round(memory / 2**20),
         "score_slices": MEMORY_SLICES,
     }
-    print(json.dumps(facts, indent=1))
-    return 0
+    return print_record(facts)
 
 
 if __name__ == "__main__":

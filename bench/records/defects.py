@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,12 @@ from support.defects import DEFECTS, Defect
 
 import clinreadnet.runtime.comparison
 import clinreadnet.verify
-from bench.recording import RESULTS, run_facts
+from bench.recording import RESULTS, run_facts, write_record
 from clinreadnet.export.onnx.quantization import quantize_dynamically
-from clinreadnet.files import whole_file
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
-from clinreadnet.runtime.bundle.manifest import BatchRange, Manifest
+from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.verify.graph import Evidence, verify_graph
 from clinreadnet.verify.reference import GoldenSlices
 
@@ -91,13 +90,6 @@ def _digits(value: float | None) -> float | None:
     return None if value is None or not np.isfinite(value) else float(f"{value:.2e}")
 
 
-def graphs(bundle: Path, manifest: Manifest) -> Iterator[tuple[str, bytes]]:
-    """Yield precision and bytes of each graph."""
-    for artifact in manifest.artifacts:
-        if artifact.kind == "onnx" and artifact.precision in PRECISIONS_BROKEN:
-            yield artifact.precision, read_listed(bundle, artifact)
-
-
 def broken(defect: Defect, precision: str, sources: Mapping[str, bytes]) -> bytes:
     """Return a defective copy of a graph, converted from its source if dynamic."""
     row = PRECISIONS[precision]
@@ -114,7 +106,11 @@ def run(bundle: Path, end: float) -> int:
     """Record every defect of a bundle's graphs; return 1 if the correct graph fails."""
     manifest = load_manifest(bundle)
     golden = read_golden(bundle, manifest.golden)
-    sources = dict(graphs(bundle, manifest))
+    sources = {
+        artifact.precision: read_listed(bundle, artifact)
+        for artifact in manifest.artifacts
+        if artifact.kind == "onnx" and artifact.precision in PRECISIONS_BROKEN
+    }
     missing = [name for name in PRECISIONS_BROKEN if name not in sources]
     if missing:
         print(f"{bundle}: no graph in {', '.join(missing)}", file=sys.stderr)
@@ -149,19 +145,13 @@ def run(bundle: Path, end: float) -> int:
             judgement["cpu_seconds"] = round(time.process_time() - start, 1)
             entry["precisions"][precision] = judgement
             print(defect.name, precision, judgement["status"], judgement["reason"], file=sys.stderr)
-            _write(head | {"complete": False, "defects": judgements})
-    _write(head | {"complete": complete, "defects": judgements})
+            write_record(RECORD, head | {"complete": False, "defects": judgements})
+    write_record(RECORD, head | {"complete": complete, "defects": judgements})
     right_ones = judgements["none"]["precisions"] if complete else {}
     failing = [p for p, judgement in right_ones.items() if judgement["status"] != "passed"]
     if failing:
         print(f"the right graph fails in {', '.join(failing)}", file=sys.stderr)
     return 1 if failing else 0
-
-
-def _write(record: dict[str, Any]) -> None:
-    RECORD.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(RECORD) as path:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

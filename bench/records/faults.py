@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.recording import run_facts
+from bench.recording import run_facts, write_record
 
 
 def write_faults(
@@ -26,4 +25,4 @@ def write_faults(
         "moments": moments,
         "faults": tally,
     }
-    path.write_text(json.dumps(facts, indent=1) + "\n")
+    write_record(path, facts)

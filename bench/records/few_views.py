@@ -9,13 +9,12 @@ which it was tried.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from clinreadnet.physics import measure_figures
 from clinreadnet.simulator.simulate import simulate_anatomy
 
@@ -53,8 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         {"name": name, "seed": seed, "anatomies": count, "rows": rows(seed, range(count))}
         for name, (seed, count) in SETS.items()
     ]
-    print(json.dumps(record, indent=1))
-    return 0
+    return print_record(record)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from clinreadnet.runtime.bundle.files import load_manifest
 
 FORMS: dict[str, tuple[str, ...]] = {"plain": (), "fused": ("--fused-attention",)}
@@ -59,8 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 [*command, "--out", str(bundle), *options], check=True, stdout=sys.stderr
             )
             record["rows"].append(row(bundle, form))
-    print(json.dumps(record, indent=1))
-    return 0
+    return print_record(record)
 
 
 if __name__ == "__main__":

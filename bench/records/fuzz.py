@@ -14,8 +14,7 @@ from pathlib import Path
 from fuzz.run import Run
 from fuzz.run import main as fuzz
 
-from bench.recording import RESULTS, run_facts
-from clinreadnet.files import whole_file
+from bench.recording import RESULTS, run_facts, write_record
 
 RECORD = RESULTS / "security" / "fuzz.json"
 
@@ -31,8 +30,7 @@ def record(run: Run, command: str, path: Path = RECORD) -> None:
         "findings": {str(number): wrong for number, wrong in run.findings.items()},
     }
     runs = [earlier for earlier in runs if earlier["seed"] != run.seed] + [new]
-    with whole_file(path) as temporary:
-        temporary.write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
+    write_record(path, {"runs": runs})
 
 
 def main(arguments: Sequence[str]) -> int:

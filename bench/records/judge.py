@@ -11,7 +11,6 @@ refused unless ``--test`` says that nothing is chosen any more.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -27,14 +26,18 @@ from clinreadnet.console import Column, Output, fitted_table, status
 from clinreadnet.errors import InputError
 
 with status("Importing PyTorch"):
-    from bench.recording import run_facts
+    from bench.recording import print_record, run_facts
     from bench.tables.recorded import markdown
     from clinreadnet.data.ldctiqa import LdctiqaFolder
     from clinreadnet.data.region import OUTSIDE, find_region
     from clinreadnet.data.slices import find_slices
-    from clinreadnet.data.tiles import read_tiles
-    from clinreadnet.evaluation.labels import ceiling, open_labelled, score_folder
-    from clinreadnet.evaluation.maps import map_errors
+    from clinreadnet.evaluation.labels import (
+        ceiling,
+        folder_map_errors,
+        open_labelled,
+        score_folder,
+    )
+    from clinreadnet.evaluation.maps import rmse_ratio
     from clinreadnet.evaluation.order import evaluate_order, find_originals
     from clinreadnet.metrics import Interval, interval, resample_counts, resampled_sums, srocc
     from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
@@ -129,8 +132,8 @@ def paired(statistic: Callable[[Indices], float], groups: Indices) -> Interval:
 def judge_labelled(folder: LdctiqaFolder, checkpoints: tuple[Path, Path]) -> list[Row]:
     """Compare both networks with the labels and the tile labels of a simulated folder."""
     name, true = folder.folder.name, folder.scores.astype(np.float64)
-    best, quality, groups = ceiling(folder), folder.quality, folder.groups
-    if best is None or quality is None or groups is None:
+    best, groups = ceiling(folder), folder.groups
+    if best is None or groups is None:
         raise InputError(
             f"{folder.folder}: records no quality; make it with `clinreadnet simulate`"
         )
@@ -147,42 +150,22 @@ def judge_labelled(folder: LdctiqaFolder, checkpoints: tuple[Path, Path]) -> lis
             most=MOST_BELOW_CEILING,
         )
     ]
-    maps = [_map_errors(folder, quality, outputs["quality_map"]) for outputs in scored]
+    maps = [folder_map_errors(folder, outputs["quality_map"]) for outputs in scored]
     if maps[0] is not None and maps[1] is not None:
         shipped, candidate = maps
         inside = np.isfinite(shipped[:, 1])
         shipped, candidate, own = shipped[inside], candidate[inside], groups[inside]
-        everything = np.arange(len(own))
         rows.append(
             row(
                 name,
                 "map RMSE / flat",
-                (_ratio(shipped, everything), _ratio(candidate, everything)),
-                paired(lambda i: _ratio(candidate, i) - _ratio(shipped, i), own),
+                (rmse_ratio(shipped), rmse_ratio(candidate)),
+                paired(lambda i: rmse_ratio(candidate[i]) - rmse_ratio(shipped[i]), own),
                 most=MOST_MAP_RATIO,
             )
         )
     rows += _copies(folder, groups, (scored[0]["score"], scored[1]["score"]))
     return rows
-
-
-def _map_errors(folder: LdctiqaFolder, quality: Floats, maps: Floats) -> Floats | None:
-    """Return the errors [n, 4] of `map_errors` of each slice; NaN for a slice with little body."""
-    tiles = read_tiles(folder.folder, folder.names)
-    if tiles is None:
-        return None
-    errors = np.full((len(folder), 4), np.nan)
-    for i in range(len(folder)):
-        own = slice(i, i + 1)
-        part = map_errors(maps[own], tiles.quality[own], tiles.weight[own], quality[own])
-        errors[i : i + len(part)] = part
-    return errors
-
-
-def _ratio(errors: Floats, index: Indices) -> float:
-    """Return the RMSE of maps relative to flat maps over slices."""
-    error, flat, tiles = errors[index, 1:].T
-    return float(np.sqrt((error * tiles).sum() / (flat * tiles).sum()))
 
 
 def _copies(folder: LdctiqaFolder, groups: Indices, scores: tuple[Floats, Floats]) -> list[Row]:
@@ -441,8 +424,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "rows": [asdict(own) for own in rows],
     }
     if options.json:
-        print(json.dumps(record, indent=1))
-        return 0
+        return print_record(record)
     sets = ", ".join(
         f"{source['name']} (seed {source['seed']}, {source['breadth']})"
         for source in record["data"]

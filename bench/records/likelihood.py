@@ -34,7 +34,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from clinreadnet.data.ldctiqa import LdctiqaFolder
 from clinreadnet.evaluation.labels import open_labelled
 from clinreadnet.metrics import krocc, plcc, srocc
@@ -249,8 +249,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "validation_sum": agreement,
         "sha256": hashlib.sha256(options.out.read_bytes()).hexdigest(),
     }
-    print(json.dumps(result, indent=1))
-    return 0
+    return print_record(result)
 
 
 if __name__ == "__main__":

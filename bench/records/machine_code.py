@@ -7,7 +7,6 @@ Ceilings are bounds from the machine code, not measurements. No GPU is needed.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -17,7 +16,7 @@ import triton
 
 from bench.measure.cards import CARDS
 from bench.measure.machine_code import count, kernels
-from bench.recording import RESULTS, run_facts
+from bench.recording import RESULTS, print_record, run_facts
 from clinreadnet.kernels.dispatch import DTYPES
 from clinreadnet.kernels.spec import KernelSource, OpSpec
 
@@ -57,8 +56,7 @@ def main() -> int:
         },
         "kernels": [row for capability in CARDS for row in counted(capability)],
     }
-    print(json.dumps(record, indent=1))
-    return 0
+    return print_record(record)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
@@ -44,22 +43,11 @@ def _wait(instruction: Instruction, chance: random.Random) -> Iterator[Instructi
 
 def _address(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:
     """Shift an address by one access, which keeps its alignment."""
-    if instruction.opcode.startswith(
-        ("ld.global", "ld.shared", "st.", "ldmatrix", "stmatrix", "cp.async.c")
-    ):
-        place = next(
-            (i for i, o in enumerate(instruction.operands) if isinstance(o, Address)), None
-        )
-        if place is None:
-            return
-        if "matrix" in instruction.opcode or instruction.opcode.startswith("cp.async"):
-            size = 16 if "matrix" in instruction.opcode else instruction.operands[2].value
-        else:
-            count = re.search(r"\.v(\d)", instruction.opcode)
-            size = int(instruction.kind[1:]) // 8 * (int(count[1]) if count else 1)
-        operand = instruction.operands[place]
-        moved = replace(operand, offset=operand.offset + size)
-        yield _with(instruction, place, moved)
+    size = instruction.access_bytes
+    places = [i for i, operand in enumerate(instruction.operands) if isinstance(operand, Address)]
+    if size and places:
+        operand = instruction.operands[places[0]]
+        yield _with(instruction, places[0], replace(operand, offset=operand.offset + size))
 
 
 def _predicate(instruction: Instruction, chance: random.Random) -> Iterator[Instruction | None]:

@@ -12,7 +12,6 @@ each is such that more is better.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from bench.records.likelihood import likelihood
 from clinreadnet.data.tif import encode
 from clinreadnet.evaluation.labels import ceiling, open_labelled
@@ -89,8 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         },
         "ceiling": None if best is None else best["sum"]["value"],
     }
-    print(json.dumps(result, indent=1))
-    return 0
+    return print_record(result)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ PYTHONPATH=tests python -m bench.records.plugins > bench/results/plugins/contrac
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from support import plugin_contract
 from support.plugin_contract import Request
 from support.real_bindings import BINDINGS, RealBinding
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from clinreadnet.kernels.ptx.cases import Case, cases
 from clinreadnet.kernels.ptx.errors import PtxError
 from clinreadnet.kernels.ptx.launch import Kernel, bits_of, execute
@@ -163,4 +162,4 @@ def _seen(call: Call) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps(record(), indent=1))
+    print_record(record())

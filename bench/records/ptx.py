@@ -32,11 +32,10 @@ import triton
 
 import clinreadnet.kernels.ptx
 from bench.gpu_check.run import counts
-from bench.recording import RESULTS, ROOT, run_facts
+from bench.recording import RESULTS, ROOT, run_facts, write_record
 from bench.records.mutants import KINDS, mutants, verdict
 from clinreadnet.export.check_kernels import read_kernels
 from clinreadnet.export.kernels import export_kernels
-from clinreadnet.files import whole_file
 from clinreadnet.kernels.ptx.cases import cases, check
 from clinreadnet.kernels.ptx.launch import Kernel
 from clinreadnet.model.network import PRESETS, ClinReadNetConfig
@@ -191,9 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kept[key] = run(kernel, count)
             print(name, kept[key]["error_over_budget"], kept[key]["caught"], file=sys.stderr)
         kernels_run[key] = kept[key] | {"files": [name]}
-        _write(options.out, head | {"complete": False, "kernels": kept | kernels_run})
+        write_record(options.out, head | {"complete": False, "kernels": kept | kernels_run})
     rows = kernels_run if complete else kept | kernels_run
-    _write(options.out, head | {"complete": complete, "kernels": rows})
+    write_record(options.out, head | {"complete": complete, "kernels": rows})
     over = [
         kernel_row["files"][0]
         for kernel_row in kernels_run.values()
@@ -201,12 +200,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     print("over their budgets:", ", ".join(over) or "none", file=sys.stderr)
     return 1 if over or head["launched"]["failed"] else 0
-
-
-def _write(out: Path, record: dict[str, Any]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(out) as path:
-        path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ original names. The record contains no pixels.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.recording import current_commit
+from bench.recording import current_commit, print_record
 from clinreadnet.data.region import find_region
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.runtime import Session
@@ -155,7 +154,7 @@ def degraded(refs: Sequence[SliceRef]) -> dict[str, Any]:
         find_region(hu, size).answer
         for ref in refs
         for hu in _degraded(ref)
-        for size in _sizes(ref)
+        for size in (ref.loaded_mm, None)
     ]
     half = len(answers) // 2
     return {
@@ -163,10 +162,6 @@ def degraded(refs: Sequence[SliceRef]) -> dict[str, Any]:
         "outside": answers[::2].count("outside"),
         "outside_without_size": answers[1::2].count("outside"),
     }
-
-
-def _sizes(ref: SliceRef) -> tuple[float | None, None]:
-    return ref.loaded_mm, None
 
 
 def _degraded(ref: SliceRef) -> Iterator[np.ndarray[Any, Any]]:
@@ -201,9 +196,7 @@ def main(arguments: Sequence[str]) -> int:
             if real_set.used
         ]
         record["degraded"] = degraded(abdomens)
-    json.dump(record, sys.stdout, indent=1)
-    print()
-    return 0
+    return print_record(record)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ Status 1: a sanitizer reports, bits differ, or a test fails. The record is writt
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -25,8 +24,7 @@ from pathlib import Path
 from support.least_checkpoint import write_least
 from support.native import ROOT, exercise
 
-from bench.recording import run_facts
-from clinreadnet.files import whole_file
+from bench.recording import run_facts, write_record
 from clinreadnet.library import instructions
 from clinreadnet.precision import CHECKPOINT_PRECISIONS
 from clinreadnet.processor import processors
@@ -113,8 +111,7 @@ def main(arguments: Sequence[str]) -> int:
                 {"part": name, "sanitizer": sanitizer, "counts": count}
                 for (name, sanitizer), count in counts.items()
             ]
-            with whole_file(options.out) as temporary:
-                temporary.write_text(json.dumps({**facts, "parts": rows}, indent=1) + "\n")
+            write_record(options.out, {**facts, "parts": rows})
     return 0
 
 

@@ -11,7 +11,6 @@ user waits for it.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.recording import current_commit
+from bench.recording import current_commit, print_record
 from bench.run import host_sample, interleave
 from bench.sweeps.score import write_series
 from clinreadnet.data.slices import find_slices
@@ -107,8 +106,7 @@ def main(arguments: Sequence[str]) -> int:
             "weights_sha256": next(iter(sessions.values())).manifest.model.weights_sha256,
             "rows": rows,
         }
-    print(json.dumps(facts, indent=1))
-    return 0
+    return print_record(facts)
 
 
 if __name__ == "__main__":

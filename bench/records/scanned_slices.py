@@ -10,7 +10,6 @@ contribution of the attention.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.recording import print_record
 from clinreadnet.data.slices import SliceRef, find_slices
 from clinreadnet.grades import grade_interval
 from clinreadnet.metrics import srocc
@@ -117,8 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         **summarise(rows),
         "rows": rows,
     }
-    print(json.dumps(result, indent=1))
-    return 0
+    return print_record(result)
 
 
 if __name__ == "__main__":

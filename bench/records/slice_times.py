@@ -9,10 +9,11 @@ CPU engine and without it. Run it while the machine is idle.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
+import timeit
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,7 +21,7 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from clinreadnet import library
 from clinreadnet.data.plausibility import count_pixels
 from clinreadnet.data.region import find_region
@@ -41,12 +42,8 @@ LOOKS: dict[str, Look] = {
 
 def milliseconds(look: Look, hu: NDArray[np.int16 | np.float32], pixel_mm: float) -> float:
     """Return the least processor time of a look at a slice."""
-    spent = []
-    for _ in range(RUNS):
-        start = time.thread_time()
-        look(hu, pixel_mm)
-        spent.append(time.thread_time() - start)
-    return 1e3 * min(spent)
+    run = partial(look, hu, pixel_mm)
+    return 1e3 * min(timeit.repeat(run, timer=time.thread_time, number=1, repeat=RUNS))
 
 
 def rows(slices: Sequence[tuple[NDArray[np.int16 | np.float32], float]]) -> list[dict[str, Any]]:
@@ -72,8 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = {**facts, "slices": len(slices), "library": engine_version(), "with": rows(slices)}
     with mock.patch.object(library, "LIBRARY", library.LIBRARY.with_name("none")):
         record["without"] = rows(slices)
-    print(json.dumps(record, indent=1))
-    return 0
+    return print_record(record)
 
 
 if __name__ == "__main__":

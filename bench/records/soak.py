@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import os
 import random
 import sys
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 from support.bodies import body
 from support.tiny_bundle import write_bundle
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from clinreadnet.runtime import Session
 
 SIZES = (1, 1, 1, 1, 1, 1, 2, 4)
@@ -164,8 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "failures": wrong,
         "samples": [[sample.calls, sample.resident, sample.files] for sample in taken],
     }
-    text = json.dumps(result, indent=1)
-    print(text)
+    print_record(result)
     for line in wrong:
         print(f"soak: {line}", file=sys.stderr)
     return 1 if wrong else 0

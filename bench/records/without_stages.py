@@ -8,13 +8,13 @@ The remaining score and map do not depend on the attention.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from bench.recording import print_record
 from bench.records.scanned_slices import without_stages
 from clinreadnet.evaluation.labels import folder_map_agreement, open_labelled, score_folder
 from clinreadnet.metrics import krocc, plcc, srocc
@@ -44,8 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "map_correlation": None if agreement is None else agreement["correlation"]["value"],
         "map_rmse_ratio": None if agreement is None else agreement["rmse_ratio"]["value"],
     }
-    print(json.dumps(result, indent=1))
-    return 0
+    return print_record(result)
 
 
 if __name__ == "__main__":

@@ -178,37 +178,34 @@ def _torch(
     if digest(path.read_bytes()) != manifest.model.weights_sha256:
         missing |= dict.fromkeys(names, f"{bundle} holds other weights than the shipped checkpoint")
         return
+
+    def candidate(name: str, precision: str) -> Candidate:
+        role = "peer" if name == "torch-compile" else "reference"
+        network = functools.partial(_torch_network, path, name, precision, cuda)
+
+        def bind(x: Any) -> Enqueue:
+            return functools.partial(network().predict, x)
+
+        def run(batch: int) -> BatchRunner:
+            return network()
+
+        return Candidate(name, precision, role, None, run, bind if cuda else None)
+
     precisions = torch_precisions(cuda=cuda)
     for name in names:
-        role = "peer" if name == "torch-compile" else "reference"
         if name in TRITON and not cuda:
             missing[name] = "Triton kernels need an NVIDIA GPU"
             continue
         # On a processor only float32 is compiled, because the C++ compiler takes minutes per shape.
         compiled_there = name == "torch-compile" and not cuda
-        for precision in precisions[:1] if compiled_there else precisions:
-            network = functools.partial(_torch_network, path, name, precision, cuda)
-            bind = functools.partial(_bind_torch, network) if cuda else None
-            candidates.append(
-                Candidate(
-                    name, precision, role, None, functools.partial(_open_torch, network), bind
-                )
-            )
+        chosen = precisions[:1] if compiled_there else precisions
+        candidates += [candidate(name, precision) for precision in chosen]
 
 
 @functools.cache
 def _torch_network(path: Path, name: str, precision: str, cuda: bool) -> _TorchNetwork:
     """Return the network, which is compiled once per shape for all clocks."""
     return _TorchNetwork(path, name, precision, cuda)
-
-
-def _open_torch(network: Callable[[], _TorchNetwork], batch: int) -> BatchRunner:
-    return network()
-
-
-def _bind_torch(network: Callable[[], _TorchNetwork], x: Any) -> Enqueue:
-    loaded = network()
-    return lambda: loaded.predict(x)
 
 
 class _TorchNetwork:

@@ -23,15 +23,15 @@ from bench.run import Inexact
 from clinreadnet.kernels import window_attention
 from clinreadnet.kernels.dispatch import DTYPES
 from clinreadnet.kernels.ops.layer_norm.reference import layer_norm_reference
+from clinreadnet.kernels.ops.mlp.reference import mlp_reference
 from clinreadnet.kernels.registry import OPS
-from clinreadnet.kernels.spec import LayerShape, OpSpec
+from clinreadnet.kernels.spec import LAYER_NORM_EPS, LayerShape, OpSpec
 from clinreadnet.precision import PRECISIONS, precision_of
 from clinreadnet.runtime.comparison import relative_error
 
 ENGINE_DTYPE = "float16"
 """Type that is measured at all batches; other types at one batch."""
 BATCHES, ONE_BATCH = (1, 8, 64), (8,)
-EPS = 1e-5
 Call = Callable[[Sequence[Tensor]], Tensor]
 
 
@@ -91,7 +91,8 @@ def unfused_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) 
 
     def unfused(args: Sequence[Tensor]) -> Tensor:
         x, norm_weight, norm_bias, qkv_weight, qkv_bias, weight, bias, *scores = args
-        qkv = F.linear(layer_norm_reference(x, norm_weight, norm_bias, EPS), qkv_weight, qkv_bias)
+        y = layer_norm_reference(x, norm_weight, norm_bias, LAYER_NORM_EPS)
+        qkv = F.linear(y, qkv_weight, qkv_bias)
         attended = window_attention(
             qkv, *scores, window=shape.window, shift=shape.shift, impl=device.kernels()
         )
@@ -102,13 +103,7 @@ def unfused_attention(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) 
 
 def unfused_mlp(shape: LayerShape, dtype: str, tensors: Sequence[Tensor]) -> dict[str, Call]:
     """Return the MLP half of a block, layer by layer."""
-
-    def unfused(args: Sequence[Tensor]) -> Tensor:
-        x, norm_weight, norm_bias, fc1_weight, fc1_bias, fc2_weight, fc2_bias = args
-        y = layer_norm_reference(x, norm_weight, norm_bias, EPS)
-        return x + F.linear(F.gelu(F.linear(y, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
-
-    return {"unfused": unfused}
+    return {"unfused": lambda args: mlp_reference(*args, eps=LAYER_NORM_EPS)}
 
 
 BASELINES: Mapping[str, Callable[[LayerShape, str, Sequence[Tensor]], dict[str, Call]]] = {

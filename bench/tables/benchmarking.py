@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from bench.results import RecordedRun
 from bench.rows import BenchRow, KernelRow
 from bench.sweeps.graph import by_kernel
 from bench.tables.kernels import issue_ceiling
-from bench.tables.recorded import by_machine, link, markdown, newest, read_json
+from bench.tables.recorded import by_machine, link, markdown, newest, read_json, source
 from bench.targets import TARGET_DTYPE, TARGET_GPU, TARGETS, Compared
 from clinreadnet.kernels.registry import OPS
 
@@ -108,18 +108,26 @@ def kernel_targets_table() -> str:
     return markdown(head, rows)
 
 
+def checks() -> Iterator[tuple[Path, str, dict[str, Any]]]:
+    """Yield the recorded steps of `gpu-check`: file, name and content."""
+    for path in sorted(recording.RESULTS.glob("*/*.json")):
+        for name, check in read_json(path).get("checks", {}).items():
+            yield path, name, check
+
+
 def gpu_checks_table() -> str:
     """Return the results of the steps of `gpu-check` on each GPU."""
     rows = []
-    for path in sorted(recording.RESULTS.glob("*/*.json")):
-        for name, check in read_json(path).get("checks", {}).items():
-            units = check["units"]
-            tests = sum(unit.get("passed", 0) for unit in units.values())
-            file = path.relative_to(recording.ROOT).as_posix()
-            recorded = f"[{path.stem}](../{file})"
-            proved = f"{tests} passed" if tests else ""
-            rows.append([name, check["what"], went(units), proved, path.parent.name, recorded])
-    head = ["step", "proves", "units", "tests", "GPU", "recorded"]
+    for path, name, check in checks():
+        tests = sum(unit.get("passed", 0) for unit in check["units"].values())
+        recorded = f"[{path.stem}](../{path.relative_to(recording.ROOT).as_posix()})"
+        proved = f"{tests} passed" if tests else ""
+        cells = [name, check["what"], went(check["units"]), proved, path.parent.name, recorded]
+        rows.append(cells)
+    return _run(["step", "proves", "units", "tests", "GPU", "recorded"], rows)
+
+
+def _run(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return markdown(head, rows) if rows else "Not run.\n"
 
 
@@ -127,8 +135,9 @@ def check_rows(step: str) -> list[tuple[Path, dict[str, Any]]]:
     """Return the rows that the units of a step of `gpu-check` recorded, with their files."""
     return [
         (path, row)
-        for path in sorted(recording.RESULTS.glob("*/*.json"))
-        for unit in read_json(path).get("checks", {}).get(step, {}).get("units", {}).values()
+        for path, name, check in checks()
+        if name == step
+        for unit in check["units"].values()
         for row in unit.get("rows", [])
     ]
 
@@ -147,8 +156,7 @@ def gpu_compiled_table() -> str:
         worst = f"{max(errors):.2f}" if errors else ""
         cells = [f"`{op}`", precision, str(len(files)), worst, ", ".join(failed)]
         rows.append([*cells, path.parent.name])
-    head = ["op", "precision", "files", "largest error over budget", "failed", "GPU"]
-    return markdown(head, rows) if rows else "Not run.\n"
+    return _run(["op", "precision", "files", "largest error over budget", "failed", "GPU"], rows)
 
 
 def gpu_graph_table() -> str:
@@ -163,8 +171,7 @@ def gpu_graph_table() -> str:
             share = f"{100 * microseconds / total:.1f}"
             cells = [f"`{kernel}`", str(count), f"{microseconds:.1f}", share]
             rows.append([str(batch), *cells, path.parent.name])
-    head = ["batch", "kernel", "launches", "us", "% of all", "GPU"]
-    return markdown(head, rows) if rows else "Not run.\n"
+    return _run(["batch", "kernel", "launches", "us", "% of all", "GPU"], rows)
 
 
 def gpu_plan_table() -> str:
@@ -209,20 +216,13 @@ def scaling() -> str:
         ]
         for row in run["rows"]
     ]
-    head = [
-        "",
-        "workers",
-        "threads of each",
-        "slices/s",
-        "× the first",
-        "hours for a million slices",
-    ]
+    head = ["", "workers", "threads of each", "slices/s", "× the first"]
     where = (
         f"`{run['command']}`, commit {run['commit'][:7]}, {run['hardware']}, "
         f"{run['processors']} processors, {run['slices']} slices, median of "
         f"{len(run['rows'][0]['seconds'])}.\n"
     )
-    return markdown(head, rows) + "\n" + where
+    return markdown([*head, "hours for a million slices"], rows) + "\n" + where
 
 
 def cpu_engine() -> str:
@@ -255,8 +255,7 @@ def cpu_engine() -> str:
             f"Start of a process to its first score: {starts}. "
             f"Peak memory of `score` on {run['score_slices']} slices: "
             f"{run['score_memory_mib']} MiB.\n",
-            f"`{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}, "
-            f"{run['threads']} threads.\n",
+            f"{source(run)}, {run['threads']} threads.\n",
         ]
     return "\n".join(parts)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, get_args
 
 from bench.recording import RESULTS, ROOT
 from bench.tables.recorded import markdown, read_json
-from clinreadnet.precision import PRECISIONS
+from clinreadnet.precision import PRECISIONS, Precision
 from clinreadnet.runtime.backends.flavours import FLAVOURS, Option
 
 FLAVOURS_USED = ROOT / "docs" / "flavours.json"
@@ -49,32 +50,22 @@ def flavour_table() -> str:
 def budgets_table() -> str:
     """Return the budgets of the verification in each precision with a graph."""
     rows = [row for row in PRECISIONS.values() if row.has_graph]
-    lines = [
-        ["‖out − ref‖ / ‖ref‖ of each output", *(f"{row.budget:.0e}" for row in rows)],
-        [
-            "the same of one slice, relative to what is usual",
-            *(f"{row.limits().slice_error:.0e}" for row in rows),
-        ],
-        [
-            "difference of PLCC, SROCC and KROCC, each",
-            *(f"{row.metric_budget:.0e}" for row in rows),
-        ],
-        [
-            "worst tile of a quality map, grades",
-            *(f"{row.tile_budget:.1e}" for row in rows),
-        ],
-        [
-            "worst relative difference of one slice's novelty",
-            *(f"{row.novelty_budget:.1e}" for row in rows),
-        ],
-        *(
-            [
-                f"difference of the map's {what}, where local truth is known",
-                *(f"{row.map_budgets[key]:.0e}" for row in rows),
-            ]
-            for key, what in (("correlation", "correlation"), ("rmse_ratio", "RMSE ratio"))
+    budgets: dict[str, Callable[[Precision], str]] = {
+        "‖out − ref‖ / ‖ref‖ of each output": lambda row: f"{row.budget:.0e}",
+        "the same of one slice, relative to what is usual": (
+            lambda row: f"{row.limits().slice_error:.0e}"
         ),
-    ]
+        "difference of PLCC, SROCC and KROCC, each": lambda row: f"{row.metric_budget:.0e}",
+        "worst tile of a quality map, grades": lambda row: f"{row.tile_budget:.1e}",
+        "worst relative difference of one slice's novelty": lambda row: f"{row.novelty_budget:.1e}",
+        "difference of the map's correlation, where local truth is known": (
+            lambda row: f"{row.map_budgets['correlation']:.0e}"
+        ),
+        "difference of the map's RMSE ratio, where local truth is known": (
+            lambda row: f"{row.map_budgets['rmse_ratio']:.0e}"
+        ),
+    }
+    lines = [[what, *map(budget, rows)] for what, budget in budgets.items()]
     return markdown(["at most", *(row.name for row in rows)], lines)
 
 

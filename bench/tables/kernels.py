@@ -23,8 +23,7 @@ LEAST_OCCUPANCY = 0.25
 
 def ptx() -> dict[str, Any]:
     """Return the recorded run of compiled kernels on the CPU."""
-    record: dict[str, Any] = read_json(PTX)
-    return record
+    return read_json(PTX)
 
 
 def runs() -> Iterator[tuple[str, str, str, str, dict[str, Any]]]:
@@ -118,8 +117,7 @@ def missed_table() -> str:
 
 def counts() -> dict[str, Any]:
     """Return the recorded counts of machine code."""
-    record: dict[str, Any] = read_json(COUNTS)
-    return record
+    return read_json(COUNTS)
 
 
 def bounds(row: dict[str, Any], card: Card) -> dict[str, float]:
@@ -159,10 +157,10 @@ def issue_ceiling(
         if (not layer or layer in (source.shape.linear, source.shape.spread))
         and source.shape.batch in (None, batch)
     ]
-    match = find_card(gpu)
-    for row in counts()["kernels"] if match is not None else ():
-        assert match is not None
-        capability, card = match
+    if (match := find_card(gpu)) is None:
+        return None
+    capability, card = match
+    for row in counts()["kernels"]:
         if (row["capability"], row["dtype"]) == (capability, dtype) and row["kernel"] in names:
             return 100 * float(row["ceiling"]) * CARDS[capability].copy / card.copy
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,18 @@ from clinreadnet.training.recipe import load_recipe
 
 WEIGHTS = ROOT / "clinreadnet" / "weights"
 REAL_SLICES = RESULTS / "regions" / "real-slices.json"
+SCANNED = WEIGHTS / "small.scanned.json"
 TRAINING_RUNS = ROOT / "docs" / "training"
 ORDERS = {
     "patients of TCGA": WEIGHTS / "small.order.tcga.json",
     "abdomen": WEIGHTS / "small.order.abdomen.json",
     "chest": WEIGHTS / "small.order.chest.json",
 }
+
+
+def span(interval: Mapping[str, float]) -> str:
+    """Return a value with its 95 % interval as text."""
+    return "{value:.3f} ({low:.3f} … {high:.3f})".format(**interval)
 
 
 def training_runs_table() -> str:
@@ -106,10 +113,7 @@ def local_table() -> str:
         rows.append(
             [
                 folder,
-                *(
-                    "{value:.3f} ({low:.3f} … {high:.3f})".format(**interval)
-                    for interval in intervals
-                ),
+                *map(span, intervals),
                 f"{100 * result['coverage']:.1f} %",
                 f"{100 * (1 - result['in_domain']):.1f} %",
                 *(f"{joint - value:+.4f}" for value in result["experts"].values()),
@@ -145,10 +149,7 @@ def opponents_table() -> str:
         result = read_json(path)
         what = f"{path.name.split('.')[2]}, {result['slices']} slices"
         for key, measure in result["measures"].items():
-            cells = [
-                f"{v['value']:.3f} ({v['low']:.3f} … {v['high']:.3f})"
-                for v in (measure[metric] for metric in ("plcc", "srocc", "krocc", "sum"))
-            ]
+            cells = [span(measure[metric]) for metric in ("plcc", "srocc", "krocc", "sum")]
             rows.append([what, names[key], *cells])
     return markdown(["test set", "measure", "PLCC", "SROCC", "KROCC", "sum"], rows)
 
@@ -158,48 +159,38 @@ def likelihood_table() -> str:
     record = read_json(WEIGHTS / "small.likelihood.json")
     choice, levels = record["choice"], record["levels_hu"]
     first, last = (levels[index] for index in choice["levels"])
-    rows = [
-        ["parameters", f"{record['parameters']}"],
-        [
-            "trained on",
-            f"{record['training_slices']} clean slices of {record['training_anatomies']} anatomies",
-        ],
-        ["steps", f"{record['steps']} in {record['training_minutes']:g} minutes of a shared core"],
-        ["hardware", f"{record['cpu']}, threads: {record['torch_threads']}"],
-        [
-            "validated on",
-            f"{record['validation_slices']} slices of {record['validation_anatomies']} anatomies",
-        ],
-        ["chosen noise", f"{first:g} HU" if first == last else f"{first:g} to {last:g} HU"],
-        ["chosen pixels", choice["area"]],
-        ["chosen as best", "most likely" if choice["typical"] is None else "most typical"],
-        ["validation sum", f"{record['validation_sum']:.3f}"],
-        ["SHA-256 of the denoiser", record["sha256"]],
-    ]
-    return markdown(["likelihood under a denoiser", ""], rows)
-
-
-def scanned() -> dict[str, Any]:
-    """Return the recorded scores of scanned slices."""
-    document: dict[str, Any] = read_json(WEIGHTS / "small.scanned.json")
-    return document
+    trained, validated = (
+        f"{record[f'{part}_anatomies']} anatomies" for part in ("training", "validation")
+    )
+    facts = {
+        "parameters": f"{record['parameters']}",
+        "trained on": f"{record['training_slices']} clean slices of {trained}",
+        "steps": f"{record['steps']} in {record['training_minutes']:g} minutes of a shared core",
+        "hardware": f"{record['cpu']}, threads: {record['torch_threads']}",
+        "validated on": f"{record['validation_slices']} slices of {validated}",
+        "chosen noise": f"{first:g} HU" if first == last else f"{first:g} to {last:g} HU",
+        "chosen pixels": choice["area"],
+        "chosen as best": "most likely" if choice["typical"] is None else "most typical",
+        "validation sum": f"{record['validation_sum']:.3f}",
+        "SHA-256 of the denoiser": record["sha256"],
+    }
+    return markdown(["likelihood under a denoiser", ""], list(facts.items()))
 
 
 def scanned_table() -> str:
     """Return the agreement of scores of routine-dose slices with their noise."""
-    document = scanned()
-    rows = [
-        ["slices", f"{document['slices']}"],
-        ["marked as novel", f"{document['slices'] - document['in_domain']}"],
-        ["SROCC of score and own noise", f"{document['srocc_score_own_noise']:.3f}"],
-        [
-            "slices of 16 HU or less below 3.0",
-            f"{len(document['quiet_below_3'])} of {document['quiet']}",
-        ],
-        ["error in wide fields, grades", _grades(document["wide_error"])],
-        ["the same where stages give zeros", _grades(document["wide_error_without_stages"])],
-    ]
-    return markdown(["slices of patients that training did not see", ""], rows)
+    document = read_json(SCANNED)
+    quiet = f"{len(document['quiet_below_3'])} of {document['quiet']}"
+    measured = {
+        "slices": f"{document['slices']}",
+        "marked as novel": f"{document['slices'] - document['in_domain']}",
+        "SROCC of score and own noise": f"{document['srocc_score_own_noise']:.3f}",
+        "slices of 16 HU or less below 3.0": quiet,
+        "error in wide fields, grades": _grades(document["wide_error"]),
+        "the same where stages give zeros": _grades(document["wide_error_without_stages"]),
+    }
+    head = ["slices of patients that training did not see", ""]
+    return markdown(head, list(measured.items()))
 
 
 def _grades(value: float | None) -> str:
@@ -219,7 +210,7 @@ def scanned_slices_table() -> str:
             f"{row['novelty']:.2f}",
             "" if row["in_domain"] else "novel",
         ]
-        for row in sorted(scanned()["rows"], key=lambda row: float(row["own_noise_hu"]))
+        for row in sorted(read_json(SCANNED)["rows"], key=lambda row: float(row["own_noise_hu"]))
     ]
     head = ["slice", "pixel, mm", "body in the frame", "own noise, HU", "score", "90 %"]
     return markdown([*head, "novelty", ""], rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,20 @@ from bench.report.tables import Table
 from bench.results import RecordedRun, read_run, result_files
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file."""
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     return Table(tuple(head), tuple(map(tuple, rows))).markdown()
+
+
+def source(run: Mapping[str, Any]) -> str:
+    """Return command, commit and processor of a record, for the line below its table."""
+    return f"`{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}"
 
 
 def newest(module: str) -> list[RecordedRun]:

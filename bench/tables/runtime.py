@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.recording import RESULTS
-from bench.tables.recorded import markdown, newest, read_json, where
+from bench.tables.recorded import markdown, newest, read_json, source, where
 
 SLICE_TIMES = RESULTS / "scoring" / "slice-times.json"
 _TIMES = ("median_ms", "most_ms")
@@ -39,8 +39,7 @@ def slice_times_table() -> str:
     ]
     head = ["processor time of one thread, ms", "median", "slowest slice"]
     head += ["NumPy alone: median", "slowest slice"]
-    where = f"{run['slices']} slices, `{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}."
-    return f"{markdown(head, rows)}\n{where}\n"
+    return f"{markdown(head, rows)}\n{run['slices']} slices, {source(run)}.\n"
 
 
 def _milliseconds(seconds: float) -> str:

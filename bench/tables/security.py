@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from bench.recording import RESULTS
-from bench.tables.recorded import markdown, read_json
+from bench.tables.recorded import markdown, read_json, source
 
 FOLDER = RESULTS / "security"
 FUZZ, SOAK, CHECKS, FAULTS, SANITIZERS = (
@@ -18,7 +17,7 @@ _LEFT = ("old", "new", "both", "wrong")
 
 def fuzz_table() -> str:
     """Return the cases of the recorded runs by kind of file."""
-    runs: list[dict[str, Any]] = read_json(FUZZ)["runs"]
+    runs = read_json(FUZZ)["runs"]
     total: dict[str, Counter[str]] = {}
     for run in runs:
         for kind, counts in run["kinds"].items():
@@ -42,11 +41,8 @@ def faults_table() -> str:
         [kind, str(sum(counts.values())), *(str(counts[name]) for name in _LEFT)]
         for kind, counts in run["faults"].items()
     ]
-    where = (
-        f"{run['commands']} commands, `{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}."
-    )
     head = ["fault", "runs", "old outputs", "new outputs", "some new", "findings"]
-    return markdown(head, rows) + "\n" + where + "\n"
+    return f"{markdown(head, rows)}\n{run['commands']} commands, {source(run)}.\n"
 
 
 def sanitizers_table() -> str:
@@ -60,8 +56,7 @@ def sanitizers_table() -> str:
         ]
         for part in run["parts"]
     ]
-    where = f"`{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}.\n"
-    return markdown(["part", "sanitizer", "result"], rows) + "\n" + where
+    return f"{markdown(['part', 'sanitizer', 'result'], rows)}\n{source(run)}.\n"
 
 
 def soak_table() -> str:
@@ -70,18 +65,16 @@ def soak_table() -> str:
     low, high = (size / 2**20 for size in run["resident_bytes"])
     files = sorted(set(run["open_files"]))
     later = run["calls"] - run["warm_up_calls"]
-    rows = [
-        ["calls of `Session.score`, threads", f"{run['calls']:,}, {run['threads']}"],
-        ["resident memory after the warm-up", f"{low:.0f} to {high:.0f} MiB"],
-        [
-            f"growth over the last {later:,} calls, by a straight line",
-            f"{run['growth_bytes'] / 2**20:.1f} MiB, at most "
-            f"{run['growth_limit_bytes'] / 2**20:.0f}",
-        ],
-        ["open files", " to ".join(map(str, files))],
-    ]
-    head = f"`{run['command']}`, commit {run['commit'][:7]}, {run['cpu']}"
-    return markdown([head, "measured"], rows)
+    grown, most = run["growth_bytes"] / 2**20, run["growth_limit_bytes"] / 2**20
+    measured = {
+        "calls of `Session.score`, threads": f"{run['calls']:,}, {run['threads']}",
+        "resident memory after the warm-up": f"{low:.0f} to {high:.0f} MiB",
+        f"growth over the last {later:,} calls, by a straight line": (
+            f"{grown:.1f} MiB, at most {most:.0f}"
+        ),
+        "open files": " to ".join(map(str, files)),
+    }
+    return markdown([source(run), "measured"], list(measured.items()))
 
 
 def checks_table() -> str:

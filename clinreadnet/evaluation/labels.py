@@ -15,7 +15,7 @@ from clinreadnet.console import Column, fitted_table, progress_bar
 from clinreadnet.data.ldctiqa import DataSource, LdctiqaFolder, check_images, read_ldctiqa
 from clinreadnet.data.tiles import read_tiles
 from clinreadnet.errors import InputError, counted
-from clinreadnet.evaluation.maps import MapAgreement, map_agreement
+from clinreadnet.evaluation.maps import MapAgreement, map_agreement, map_errors
 from clinreadnet.grades import coverage
 from clinreadnet.metrics import Correlations, correlations, krocc, plcc, srocc
 from clinreadnet.model.checkpoint import load_checkpoint, pretrained_path
@@ -183,6 +183,24 @@ def folder_map_agreement(folder: LdctiqaFolder, maps: NDArray[np.float64]) -> Ma
     if tiles is None or folder.quality is None:
         return None
     return map_agreement(maps, tiles.quality, tiles.weight, folder.quality)
+
+
+def folder_map_errors(
+    folder: LdctiqaFolder, maps: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """Return the errors [n, 4] of `map_errors` for every slice of a folder.
+
+    A slice with little body has NaN. None without tile labels.
+    """
+    tiles = read_tiles(folder.folder, folder.names)
+    if tiles is None or folder.quality is None:
+        return None
+    errors = np.full((len(folder), 4), np.nan)
+    for i in range(len(folder)):
+        own = slice(i, i + 1)
+        rows = map_errors(maps[own], tiles.quality[own], tiles.weight[own], folder.quality[own])
+        errors[i : i + len(rows)] = rows
+    return errors
 
 
 def table(result: Evaluation, console: Console) -> Table:

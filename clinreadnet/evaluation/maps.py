@@ -61,6 +61,12 @@ def map_errors(
     return np.array(rows, np.float64).reshape(-1, 4)
 
 
+def rmse_ratio(errors: NDArray[np.float64]) -> float:
+    """Return the RMSE of maps relative to flat maps, of errors [m, 4] from `map_errors`."""
+    error, flat, tiles = errors[:, 1:].T
+    return float(np.sqrt((error * tiles).sum() / (flat * tiles).sum()))
+
+
 def map_agreement(
     maps: NDArray[np.floating],
     truth: NDArray[np.floating],
@@ -76,8 +82,7 @@ def map_agreement(
         return float(np.nanmedian(rows[chosen, 0]))
 
     def ratio(chosen: NDArray[np.int64]) -> float:
-        error, flat, tiles = rows[chosen, 1], rows[chosen, 2], rows[chosen, 3]
-        return float(np.sqrt((error * tiles).sum() / (flat * tiles).sum()))
+        return rmse_ratio(rows[chosen])
 
     total = rows[:, 3].sum()
     return MapAgreement(

@@ -74,12 +74,17 @@ def scanned_slice(hu: Float32, pixel_mm: float) -> CleanSlice:
     hu = np.maximum(hu, np.float32(AIR))
     hu[outside_circle()] = AIR
     structure = non_local_means(hu, _own_noise(hu), 1.0)
-    solid = ndi.binary_opening(structure > _BODY, iterations=4)
-    parts, count = ndi.label(solid)
-    if count:
-        solid = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
+    solid = largest_part(ndi.binary_opening(structure > _BODY, iterations=4))
     body = np.asarray(ndi.binary_fill_holes(solid), bool)
     return CleanSlice(hu, structure, pixel_mm, even_tissue(structure, body), body)
+
+
+def largest_part(mask: Mask) -> Mask:
+    """Return the largest connected part of a mask; an empty mask as it is."""
+    parts, count = ndi.label(mask)
+    if not count:
+        return mask
+    return np.asarray(parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])))
 
 
 def _own_noise(hu: Float32) -> float:

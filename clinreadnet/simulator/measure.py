@@ -62,7 +62,7 @@ class Tiles:
         self._tissue = neighbourhood(clean.tissue)
         self._masks = {False: clean.body, True: clean.tissue}
         self.weight = np.where(self._body < 0.05, 0.0, self._body).astype(np.float32)
-        self._slopes = {kind: neighbourhood(size) for kind, size in detail.sizes().items()}
+        self._slopes = [neighbourhood(size) for size in detail.sizes()]
 
     def measure(
         self,
@@ -111,10 +111,9 @@ class Tiles:
 
     def _losses(self, hu: Float32, image: list[float]) -> list[Float32]:
         losses = []
-        for kept, kind, most, loss in zip(
+        for kept, size, most, loss in zip(
             self._detail.kept(hu), self._slopes, self._detail.most, image, strict=True
         ):
-            size = self._slopes[kind]
             inside = self._body > _INSIDE
             prior = _PRIOR_SLOPE * float(size[inside].mean()) if inside.any() else 1.0
             share = (neighbourhood(kept) + prior * (1 - loss) * most) / (size + prior)
@@ -158,8 +157,8 @@ class Detail:
         self._slope = _slope(clean.structure)
         # The blur separates edges, which extend over a few pixels, from noise.
         size = np.hypot(*_slope(ndi.gaussian_filter(clean.structure, 1.0)))
-        self._strong = clean.body & (size >= _STRONG)
-        self._faint = clean.body & (size >= _FAINT) & (size < _STRONG)
+        strong = clean.body & (size >= _STRONG)
+        self._masks = strong, clean.body & (size >= _FAINT) & ~strong
         self.most = self._shares(_slope(best))
 
     def losses(self, hu: Float32) -> tuple[float, float]:
@@ -170,18 +169,18 @@ class Detail:
         )
         return strong, faint
 
-    def sizes(self) -> dict[str, Float32]:
+    def sizes(self) -> list[Float32]:
         """Return the squared slopes ``[512, 512]`` of the structure, strong and faint."""
         squared = (self._slope**2).sum(axis=0)
-        return {"strong": squared * self._strong, "faint": squared * self._faint}
+        return [squared * mask for mask in self._masks]
 
-    def kept(self, hu: Float32) -> tuple[Float32, Float32]:
+    def kept(self, hu: Float32) -> list[Float32]:
         """Return the products of an image's slopes with these, ``[512, 512]`` each."""
         products = (_slope(hu) * self._slope).sum(axis=0)
-        return products * self._strong, products * self._faint
+        return [products * mask for mask in self._masks]
 
-    def _shares(self, slope: Float32) -> tuple[float, float]:
-        return self._share(slope, self._strong), self._share(slope, self._faint)
+    def _shares(self, slope: Float32) -> list[float]:
+        return [self._share(slope, mask) for mask in self._masks]
 
     def _share(self, slope: Float32, where: Mask) -> float:
         mine, theirs = slope[:, where], self._slope[:, where]

@@ -17,7 +17,7 @@ import numpy as np
 import scipy.ndimage as ndi
 from numpy.typing import NDArray
 
-from clinreadnet.simulator.clean import CleanSlice, Float32, Mask, outside_circle
+from clinreadnet.simulator.clean import CleanSlice, Float32, Mask, largest_part, outside_circle
 from clinreadnet.spec import SIZE
 
 
@@ -136,13 +136,10 @@ def _screws(clean: CleanSlice, rng: np.random.Generator) -> list[_Line]:
     beside = np.abs(np.arange(SIZE) - columns.mean()) * clean.pixel_mm
     bone[:, beside > _MIDDLE_MM] = False
     # The largest part is the vertebra, with its arch where that is connected.
-    parts, count = ndi.label(ndi.binary_closing(bone, iterations=2))
-    if not count:
+    vertebra = np.argwhere(largest_part(ndi.binary_closing(bone, iterations=2)))
+    if len(vertebra) * clean.pixel_mm**2 < _VERTEBRA:
         return []
-    sizes = np.bincount(parts.ravel())[1:]
-    if sizes.max() * clean.pixel_mm**2 < _VERTEBRA:
-        return []
-    centre = np.argwhere(parts == 1 + int(np.argmax(sizes))).mean(axis=0)
+    centre = vertebra.mean(axis=0)
     radius = float(rng.uniform(*_SCREW_RADIUS))
     ends = np.array(_SCREW_ENDS) * float(rng.uniform(0.9, 1.1)) / clean.pixel_mm
     lines = []

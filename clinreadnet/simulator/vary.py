@@ -120,9 +120,6 @@ def move_slice(hu: Float32, rng: np.random.Generator) -> Float32:
     for axis in (0, 1):
         shift = int(rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1))
         out = np.roll(out, shift, axis)
-        edge = slice(0, shift) if shift >= 0 else slice(shift, None)
-        if axis == 0:
-            out[edge, :] = AIR
-        else:
-            out[:, edge] = AIR
+        lines = np.moveaxis(out, axis, 0)
+        lines[slice(0, shift) if shift >= 0 else slice(shift, None)] = AIR
     return np.ascontiguousarray(out)

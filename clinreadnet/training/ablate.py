@@ -20,10 +20,8 @@ from clinreadnet import __version__
 from clinreadnet.checkout import git_commit
 from clinreadnet.console import console
 from clinreadnet.data.ldctiqa import LdctiqaFolder, read_ldctiqa
-from clinreadnet.data.tiles import read_tiles
 from clinreadnet.errors import InputError
-from clinreadnet.evaluation.labels import open_labelled, score_folder
-from clinreadnet.evaluation.maps import map_errors
+from clinreadnet.evaluation.labels import folder_map_errors, open_labelled, score_folder
 from clinreadnet.evaluation.order import evaluate_order
 from clinreadnet.files import is_temporary, remove_stale, whole_file
 from clinreadnet.metrics import correlations
@@ -256,23 +254,12 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
 def _slices(test: LdctiqaFolder, checkpoint: Path) -> Slices:
     """Score the test folder and compare the quality maps with the tile labels."""
     outputs = score_folder(test, load_checkpoint(checkpoint))
-    tiles = read_tiles(test.folder, test.names)
-    maps: list[float | None] = [None] * len(test)
-    if tiles is not None and test.quality is not None:
-        for i in range(len(test)):
-            own = slice(i, i + 1)
-            rows = map_errors(
-                outputs["quality_map"][own],
-                tiles.quality[own],
-                tiles.weight[own],
-                test.quality[own],
-            )
-            if len(rows) and np.isfinite(rows[0, 0]):
-                maps[i] = float(rows[0, 0])
+    errors = folder_map_errors(test, outputs["quality_map"])
+    maps = np.full(len(test), np.nan) if errors is None else errors[:, 0]
     return Slices(
         label=test.scores.astype(np.float64).tolist(),
         score=outputs["score"].tolist(),
-        map_correlation=maps,
+        map_correlation=[value if np.isfinite(value) else None for value in maps.tolist()],
     )
 
 

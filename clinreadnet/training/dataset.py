@@ -50,14 +50,8 @@ class LabelledSlices:
 
     def subset(self, index: NDArray[np.bool_] | NDArray[np.int64]) -> LabelledSlices:
         """Return the slices selected by a mask ``index`` [n] or indices [k]."""
-        return replace(
-            self,
-            rows=self.rows[index],
-            scores=self.scores[index],
-            quality=self.quality[index],
-            groups=self.groups[index],
-            denoised=self.denoised[index],
-        )
+        each = ("rows", "scores", "quality", "groups", "denoised")
+        return replace(self, **{name: getattr(self, name)[index] for name in each})
 
     def thinned(self, most: int) -> LabelledSlices:
         """Return at most ``most`` evenly spaced slices."""

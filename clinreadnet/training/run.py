@@ -77,8 +77,8 @@ def train(
     """
     config.check()
     out = Path(out)
-    if not resume and out.exists() and not (out.is_dir() and _holds_no_state(out)):
-        raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
+    if not resume:
+        _check_new(out)
     if resume and not (state := out / STATE_FILE).is_file():
         raise InputError(f"{state}: nothing to resume; start without `resume`")
     first_model(config)  # before the slices are read, which takes longer
@@ -96,10 +96,14 @@ def _check_space(out: Path) -> None:
     check_output(place / "log.csv" if place.is_dir() else place)
 
 
-def _holds_no_state(out: Path) -> bool:
-    """Return whether a folder contains no saved state of a run."""
+def _check_new(out: Path) -> None:
+    """Check that a run folder does not exist, or contains no saved state of a run."""
     early = {"log.csv", "tensorboard"}
-    return all(path.name in early or is_temporary(path.name) for path in out.iterdir())
+    if out.exists() and not (
+        out.is_dir()
+        and all(path.name in early or is_temporary(path.name) for path in out.iterdir())
+    ):
+        raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
 
 
 def _run(trainer: Trainer, resume: bool) -> None:
@@ -158,8 +162,8 @@ def train_recipe(
         The errors of `train`.
     """
     out = Path(out)
-    if not resume and out.exists() and not (out.is_dir() and _holds_no_state(out)):
-        raise InputError(f"{out}: already exists; give resume=True to continue it, or name another")
+    if not resume:
+        _check_new(out)
     checkpoint: Path | None = None
     for stage in stages:
         folder = out / stage.name

@@ -7,9 +7,11 @@ definition, pixel by pixel and token by token.
 from __future__ import annotations
 
 import functools
+import inspect
+import itertools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -116,27 +118,55 @@ def _made(op: str, constants: str, dtype: str) -> list[Case]:
     return list(_MAKERS[op](json.loads(constants), getattr(torch, dtype)))
 
 
+def _case(
+    op: Callable[..., Tensor],
+    name: str,
+    tensors: Mapping[str, Tensor],
+    sizes: Mapping[str, int],
+    *,
+    device: str = "cpu",
+    **options: Any,
+) -> Case:
+    """Return a case of an op.
+
+    Args:
+        op: public function of the op.
+        name: name of the shape.
+        tensors: inputs by argument name.
+        sizes: sizes of the launch.
+        device: device whose float32 arithmetic the reference has, see `arithmetic_of`.
+        options: other arguments of the op.
+    """
+    with arithmetic_of(device):
+        reference = op(**tensors, **options, impl="reference")
+    exact = {key: tensor.double() for key, tensor in tensors.items()}
+    return Case(name, tensors, sizes, reference, op(**exact, **options, impl="reference"))
+
+
+def _typed(
+    op: Callable[..., Tensor], tensors: Sequence[Tensor], dtype: torch.dtype, count: int
+) -> dict[str, Tensor]:
+    """Return the first arguments of an op by name: ``count`` in ``dtype``, others in float32."""
+    names = itertools.islice(inspect.signature(op).parameters, len(tensors))
+    types = [dtype] * count + [torch.float32] * (len(tensors) - count)
+    return {name: x.to(kind) for name, x, kind in zip(names, tensors, types, strict=True)}
+
+
 def _stem(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
     for name, (batch, h, w) in {
         "one-pixel": (1, 1, 1),
         "odd-batch-last-tiles-in-part": (3, 5, 19),
         "even-sides-over-the-tile": (1, 18, 68),
     }.items():
-        args = list(stem_inputs(batch, h, w, constants["C0"], torch.float32, dtype))
+        x, weight, bias = stem_inputs(batch, h, w, constants["C0"], torch.float32, dtype)
         encoding = {key: constants[key.upper()] for key in ("lowest", "span")}
         if encoding["span"] is not None:  # beyond both ends of the encoded range
-            units = encoding["lowest"] + encoding["span"] * (1.2 * args[0] - 0.1)
-            args[0] = units.round().to(torch.float32 if dtype == torch.float32 else torch.float16)
-        expected = sobel_stem(*(tensor.double() for tensor in args), **encoding, impl="reference")
-        with arithmetic_of("cuda"):
-            reference = sobel_stem(*args, **encoding, impl="reference")
-        yield Case(
-            name,
-            dict(zip(("x", "weight", "bias"), args, strict=True)),
-            {"B": batch, "H": h, "W": w},
-            reference.permute(0, 2, 3, 1),
-            expected.permute(0, 2, 3, 1),
-        )
+            units = encoding["lowest"] + encoding["span"] * (1.2 * x - 0.1)
+            x = units.round().to(torch.float32 if dtype == torch.float32 else torch.float16)
+        tensors, sizes = {"x": x, "weight": weight, "bias": bias}, {"B": batch, "H": h, "W": w}
+        case = _case(sobel_stem, name, tensors, sizes, device="cuda", **encoding)
+        reference, expected = (out.permute(0, 2, 3, 1) for out in (case.reference, case.expected))
+        yield replace(case, reference=reference, expected=expected)
 
 
 def _windows(constants: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
@@ -146,21 +176,15 @@ def _windows(constants: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
 
 def _attention(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
     window, shift = constants["WINDOW"], constants["SHIFT"]
-    heads, where = 3 if window <= 8 else 1, {"window": window, "shift": shift}
+    heads = 3 if window <= 8 else 1
     for name, (batch, h, w) in _windows(constants).items():
         made = window_attention_inputs(
             batch, h, w, heads, constants["HEAD_DIM"], window, constants["OCTAVES"]
         )
-        args = [made[0].to(dtype), *(tensor.float() for tensor in made[1:])]
-        with arithmetic_of("cuda"):
-            reference = window_attention(*args, **where, impl="reference")
-        names = ("qkv", "bias", "inv_temperature", "gates")
-        yield Case(
-            name,
-            dict(zip(names, args, strict=True)),
-            {"B": batch, "H": h, "W": w, "heads": heads},
-            reference,
-            window_attention(*(tensor.double() for tensor in args), **where, impl="reference"),
+        tensors = _typed(window_attention, made, dtype, 1)
+        sizes = {"B": batch, "H": h, "W": w, "heads": heads}
+        yield _case(
+            window_attention, name, tensors, sizes, device="cuda", window=window, shift=shift
         )
 
 
@@ -174,46 +198,24 @@ def uneven(x: Tensor) -> Tensor:
 
 def _attention_block(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
     window, shift, c = constants["WINDOW"], constants["SHIFT"], constants["CHANNELS"]
-    heads, where = c // constants["HEAD_DIM"], {"window": window, "shift": shift}
-    names = (
-        "x", "norm_weight", "norm_bias", "qkv_weight", "qkv_bias", "projection_weight",
-        "projection_bias", "position_bias", "inv_temperature", "gates",
-    )  # fmt: skip
+    heads = c // constants["HEAD_DIM"]
     for name, (batch, h, w) in _windows(constants).items():
-        made = attention_block_inputs(batch, h, w, c, heads, window, constants["OCTAVES"])
-        layers = [tensor.to(dtype) for tensor in (uneven(made[0]), *made[1:7])]
-        args = [*layers, *(tensor.float() for tensor in made[7:])]
-        yield Case(
-            name,
-            dict(zip(names, args, strict=True)),
-            {"B": batch, "H": h, "W": w},
-            attention_block(*args, **where, impl="reference"),
-            attention_block(*(tensor.double() for tensor in args), **where, impl="reference"),
-        )
+        x, *others = attention_block_inputs(batch, h, w, c, heads, window, constants["OCTAVES"])
+        tensors = _typed(attention_block, [uneven(x), *others], dtype, 7)
+        sizes = {"B": batch, "H": h, "W": w}
+        yield _case(attention_block, name, tensors, sizes, window=window, shift=shift)
 
 
 def _mlp(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
-    names = (
-        "x", "norm_weight", "norm_bias", "fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias"
-    )  # fmt: skip
     for name, tokens in {"one-token": 1, "last-tile-in-part": 135}.items():
-        made = mlp_inputs(tokens, constants["CHANNELS"], hidden=constants["HIDDEN"])
-        args = [tensor.to(dtype) for tensor in (uneven(made[0]), *made[1:])]
-        with arithmetic_of("cuda"):
-            reference = mlp(*args, impl="reference")
-        yield Case(
-            name,
-            dict(zip(names, args, strict=True)),
-            {"tokens": tokens},
-            reference,
-            mlp(*(tensor.double() for tensor in args), impl="reference"),
-        )
+        x, *layers = mlp_inputs(tokens, constants["CHANNELS"], hidden=constants["HIDDEN"])
+        tensors = _typed(mlp, [uneven(x), *layers], dtype, 7)
+        yield _case(mlp, name, tensors, {"tokens": tokens}, device="cuda")
 
 
 def _fused_linear(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
     norm, residual = ("norm_weight_ptr" not in constants), ("residual_ptr" not in constants)
     merge, channels = "W" not in constants, constants["CHANNELS"]
-    where: dict[str, Any] = {"gelu": constants["GELU"], "merge": merge, "impl": "reference"}
     tiles = {"one-token": 1, "last-tile-in-part": constants["BLOCK_M"] + 7}
     for name, tokens in tiles.items():
         shape, sizes = [tokens, channels], {"tokens": tokens}
@@ -228,48 +230,24 @@ def _fused_linear(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[
             merge=merge,
         )
         made |= {"x": uneven(made["x"])}
-        tensors: dict[str, Any] = {key: tensor.to(dtype) for key, tensor in made.items()}
-        yield Case(
-            name,
-            tensors,
-            sizes,
-            fused_linear(**tensors, **where),
-            fused_linear(**{key: tensor.double() for key, tensor in tensors.items()}, **where),
-        )
+        tensors = {key: tensor.to(dtype) for key, tensor in made.items()}
+        yield _case(fused_linear, name, tensors, sizes, gelu=constants["GELU"], merge=merge)
 
 
 def _ordinal_head(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
-    names = "x", "weight", "bias", "gain", "grades"
     where = {key: constants[key.upper()] for key in ("count", "first", "features")}
     for name, (batch, tokens) in {"one-token": (1, 1), "last-chunk-in-part": (3, 71)}.items():
-        x, *parameters = ordinal_head_inputs(batch, tokens, **where)
-        args = [x.to(dtype), *(tensor.float() for tensor in parameters)]
-        yield Case(
-            name,
-            dict(zip(names, args, strict=True)),
-            {"B": batch, "N": tokens},
-            ordinal_head(*args, impl="reference"),
-            ordinal_head(*(tensor.double() for tensor in args), impl="reference"),
-        )
+        tensors = _typed(ordinal_head, ordinal_head_inputs(batch, tokens, **where), dtype, 1)
+        yield _case(ordinal_head, name, tensors, {"B": batch, "N": tokens})
 
 
 def _region_statistics(constants: Mapping[str, Any], dtype: torch.dtype) -> Iterator[Case]:
-    where: dict[str, Any] = {
-        "region_h": constants["REGION_H"],
-        "region_w": constants["REGION_W"],
-        "log": constants["LOG"],
-    }
+    where = {key: constants[key.upper()] for key in ("region_h", "region_w", "log")}
     for name, (batch, rows, columns) in {"one-region": (1, 1, 1), "h-not-w": (3, 2, 3)}.items():
-        h, w = rows * constants["REGION_H"], columns * constants["REGION_W"]
-        x, shift, scale = region_statistics_inputs(batch, h, w, constants["CHANNELS"])
-        args = x.to(dtype), shift.float(), scale.float()
-        yield Case(
-            name,
-            dict(zip(("x", "shift", "scale"), args, strict=True)),
-            {"B": batch, "H": h, "W": w},
-            region_statistics(*args, **where, impl="reference"),
-            region_statistics(*(t.double() for t in args), **where, impl="reference"),
-        )
+        h, w = rows * where["region_h"], columns * where["region_w"]
+        made = region_statistics_inputs(batch, h, w, constants["CHANNELS"])
+        tensors, sizes = _typed(region_statistics, made, dtype, 1), {"B": batch, "H": h, "W": w}
+        yield _case(region_statistics, name, tensors, sizes, **where)
 
 
 _MAKERS = {

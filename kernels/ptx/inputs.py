@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
+
+Normal = Callable[..., Tensor]
+"""Function that draws float64 normal numbers of a shape."""
+
+
+def _normal(seed: int) -> Normal:
+    generator = torch.Generator().manual_seed(seed)
+    return partial(torch.randn, generator=generator, dtype=torch.float64)
 
 
 def stem_inputs(
@@ -22,11 +32,7 @@ def window_attention_inputs(
     batch: int, h: int, w: int, heads: int, d: int, window: int, octaves: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return qkv [B, H, W, 3C], bias, inverse temperatures and gates of ``window_attention``."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
+    normal = _normal(0)
     return (
         normal(batch, h, w, 3 * heads * d),
         normal(heads, window**2, window**2),
@@ -35,12 +41,8 @@ def window_attention_inputs(
     )
 
 
-def _layers(generator: torch.Generator, c: int, *shapes: tuple[int, int]) -> list[Tensor]:
+def _layers(normal: Normal, c: int, *shapes: tuple[int, int]) -> list[Tensor]:
     """Return weight and bias of LayerNorm and of linear layers [out, in] with outputs near 1."""
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
     layers = [1 + normal(c) / 4, normal(c) / 4]
     for out, width in shapes:
         layers += [normal(out, width) / math.sqrt(width), normal(out) / 4]
@@ -52,16 +54,13 @@ def attention_block_inputs(
 ) -> list[Tensor]:
     """Return x [B, H, W, C] and the parameters of ``attention_block``."""
     x, *scores = window_attention_inputs(batch, h, w, heads, c // heads, window, octaves)
-    generator = torch.Generator().manual_seed(1)
-    return [x[..., :c].contiguous(), *_layers(generator, c, (3 * c, c), (c, c)), *scores]
+    return [x[..., :c].contiguous(), *_layers(_normal(1), c, (3 * c, c), (c, c)), *scores]
 
 
 def mlp_inputs(*shape: int, hidden: int) -> list[Tensor]:
     """Return x [*shape], whose last size is C, and the parameters of ``mlp``."""
-    generator = torch.Generator().manual_seed(2)
-    x = torch.randn(*shape, generator=generator, dtype=torch.float64)
-    c = shape[-1]
-    return [x, *_layers(generator, c, (hidden, c), (c, hidden))]
+    normal, c = _normal(2), shape[-1]
+    return [normal(*shape), *_layers(normal, c, (hidden, c), (c, hidden))]
 
 
 def fused_linear_inputs(
@@ -71,17 +70,17 @@ def fused_linear_inputs(
 
     With ``merge``, x is [B, H, W, C / 4], and there is no bias.
     """
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    normal = _normal(3)
+    x = normal(*shape)
     *sizes, c = shape
     if merge:
         sizes, c = [shape[0], shape[1] // 2, shape[2] // 2], 4 * c
-    norm_weight, norm_bias, weight, bias = _layers(generator, c, (outputs, c))
+    norm_weight, norm_bias, weight, bias = _layers(normal, c, (outputs, c))
     inputs = {"x": x, "weight": weight} | ({} if merge else {"bias": bias})
     if norm:
         inputs |= {"norm_weight": norm_weight, "norm_bias": norm_bias}
     if residual:
-        inputs["residual"] = torch.randn(*sizes, outputs, generator=generator, dtype=torch.float64)
+        inputs["residual"] = normal(*sizes, outputs)
     return inputs
 
 
@@ -89,11 +88,7 @@ def ordinal_head_inputs(
     batch: int, tokens: int, count: int, first: int, features: int
 ) -> list[Tensor]:
     """Return x [B, N, F + D] and the parameters of ``ordinal_head``; unused values are huge."""
-    generator = torch.Generator().manual_seed(4)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
+    normal = _normal(4)
     x = 2 * normal(batch, tokens, first + features)
     x[..., count + 1 : first] = 3e4
     layer = normal(count, features) / math.sqrt(features)
@@ -103,10 +98,6 @@ def ordinal_head_inputs(
 
 def region_statistics_inputs(batch: int, h: int, w: int, c: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return x [B, H, W, C], whose channels differ in mean and deviation, shift and scale [2C]."""
-    generator = torch.Generator().manual_seed(5)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
+    normal = _normal(5)
     x = normal(batch, h, w, c) * normal(c).exp() + normal(c)
     return x, normal(2 * c), normal(2 * c).exp()

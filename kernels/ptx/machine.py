@@ -100,12 +100,9 @@ class Machine:
         block = np.repeat(np.array(blocks, np.uint32), self.threads)
         zero = np.zeros(self.lanes, np.uint32)
         self._special = {
+            **dict.fromkeys(("%tid.y", "%tid.z", "%ctaid.y", "%ctaid.z"), zero),
             "%tid.x": thread,
-            "%tid.y": zero,
-            "%tid.z": zero,
             "%ctaid.x": block,
-            "%ctaid.y": zero,
-            "%ctaid.z": zero,
             "%ntid.x": np.full(self.lanes, self.threads, np.uint32),
             "%nctaid.x": np.full(self.lanes, grid, np.uint32),
             "%laneid": thread % WARP,
@@ -184,13 +181,18 @@ class Machine:
         """Select the values of the active threads."""
         return values if self.mask is None else values[self.mask]
 
+    def of_all(self, values: Array) -> Array:
+        """Expand values of the active threads to all threads; the others have zeros."""
+        if self.mask is None:
+            return values.copy()
+        every = np.zeros(self.lanes, values.dtype)
+        every[self.mask] = values
+        return every
+
     def addresses(self, operand: Address) -> NDArray[np.int64]:
         """Return the addresses of all threads."""
-        if isinstance(operand.base, Register):
-            base = self.read(operand.base)
-        else:
-            base = self.read(Name(operand.base), "b32")
-        return base.astype(np.int64) + operand.offset
+        base = operand.base if isinstance(operand.base, Register) else Name(operand.base)
+        return self.read(base).astype(np.int64) + operand.offset
 
     # Control.
 

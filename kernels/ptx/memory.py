@@ -62,31 +62,28 @@ class GlobalMemory:
 
     def fetch(self, name: str, like: NDArray[np.generic]) -> NDArray[np.generic]:
         """Return a copy of the tensor ``name``, with the type and shape of ``like``."""
-        (allocation,) = (allocation for allocation in self.allocations if allocation.name == name)
-        return (
-            self._data[allocation.start :][: allocation.size]
-            .copy()
-            .view(like.dtype)
-            .reshape(like.shape)
-        )
+        return self._data[self._bytes_of(name)].copy().view(like.dtype).reshape(like.shape)
 
     def unwritten(self, name: str) -> int:
         """Return the number of uninitialised bytes of the output ``name``."""
+        return int((~self._written[self._bytes_of(name)]).sum())
+
+    def _bytes_of(self, name: str) -> slice:
         (allocation,) = (allocation for allocation in self.allocations if allocation.name == name)
-        return int((~self._written[allocation.start :][: allocation.size]).sum())
+        return slice(allocation.start, allocation.start + allocation.size)
 
     def load(self, addresses: NDArray[np.int64], size: int) -> NDArray[np.generic]:
         """Load words of ``size`` bytes at ``addresses``, one for each active thread."""
-        offsets = self._offsets(addresses, size, "load")
-        for allocation in self._touched(offsets):
+        offsets, touched = self._offsets(addresses, size, "load")
+        for allocation in touched:
             if allocation.output:
                 raise Unwritten(f"reads {allocation.name}, which the kernel is to write")
         return self._data.view(WORDS[size])[offsets // size]
 
     def store(self, addresses: NDArray[np.int64], words: NDArray[np.generic], size: int) -> None:
         """Store a word of ``size`` bytes for each active thread."""
-        offsets = self._offsets(addresses, size, "store")
-        for allocation in self._touched(offsets):
+        offsets, touched = self._offsets(addresses, size, "store")
+        for allocation in touched:
             if not allocation.output:
                 raise OutOfBounds(f"writes {allocation.name}, which is an input")
         view: NDArray[Any] = self._data.view(WORDS[size])
@@ -100,7 +97,10 @@ class GlobalMemory:
             raise Race("two threads write different values to the same bytes of an output")
         self._written[bytes_of] = True
 
-    def _offsets(self, addresses: NDArray[np.int64], size: int, verb: str) -> NDArray[np.int64]:
+    def _offsets(
+        self, addresses: NDArray[np.int64], size: int, verb: str
+    ) -> tuple[NDArray[np.int64], list[Allocation]]:
+        """Return the offsets of an access from ``BASE``, and the allocations that it touches."""
         offsets = addresses - BASE
         if (offsets % size).any():
             raise Misaligned(f"{verb} of {size} bytes at {hex(addresses[offsets % size != 0][0])}")
@@ -108,11 +108,7 @@ class GlobalMemory:
         wrong = (owners < 0) | (offsets + size > self._ends[owners])
         if wrong.any():
             raise OutOfBounds(f"{verb} of {size} bytes {self._place(int(offsets[wrong][0]))}")
-        return offsets
-
-    def _touched(self, offsets: NDArray[np.int64]) -> list[Allocation]:
-        owners = np.searchsorted(self._starts, offsets, side="right") - 1
-        return [self.allocations[i] for i in np.unique(owners)]
+        return offsets, [self.allocations[i] for i in np.unique(owners)]
 
     def _place(self, offset: int) -> str:
         nearest = min(

@@ -92,11 +92,11 @@ class Instruction:
         return self.opcode.rpartition(".")[2]
 
     @property
-    def shared_bytes(self) -> int:
-        """Bytes per thread of an access to shared memory; 0 without an access."""
+    def access_bytes(self) -> int:
+        """Bytes per thread of an access to global or shared memory; 0 without an access."""
         if self.opcode.startswith("cp.async.c") and len(self.operands) > 2:
             return int(self.operands[2].value)
-        if self.opcode.startswith(("ld.shared", "st.shared")):
+        if self.opcode.startswith(("ld.global", "ld.shared", "st.")):
             match = re.search(r"\.v(\d)", self.opcode)
             return int(self.kind[1:]) // 8 * (int(match[1]) if match else 1)
         return 16 if self.opcode.startswith(("ldmatrix", "stmatrix", "wgmma.mma")) else 0
@@ -125,10 +125,8 @@ class Program:
     @cached_property
     def narrowest(self) -> int:
         """Bytes of the narrowest access to shared memory, at most 16."""
-        return min(
-            (instruction.shared_bytes for instruction in self.code if instruction.shared_bytes),
-            default=16,
-        )
+        shared = (i for i in self.code if not i.opcode.startswith(("ld.global", "st.global")))
+        return min((i.access_bytes for i in shared if i.access_bytes), default=16)
 
     def with_instruction(self, place: int, changed: Instruction | None) -> Program:
         """Return the program with an instruction replaced or removed."""

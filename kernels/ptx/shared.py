@@ -65,7 +65,11 @@ class SharedMemory:
         """Load a word of ``size`` bytes for each of ``threads`` at ``addresses`` of its block."""
         flat = self._flat(threads, addresses, size, "load")
         granules, threads = self._granules(flat, threads, size)
-        self._check_read(granules, threads)
+        self._check_state(granules)
+        if self._after_write(granules, threads).any():
+            raise Race(
+                "reads shared memory that another thread has written, with no barrier between"
+            )
         self._note_read(granules, threads)
         return self._data.view(WORDS[size])[flat // size]
 
@@ -75,8 +79,8 @@ class SharedMemory:
         addresses: NDArray[np.int64],
         words: NDArray[np.generic],
         size: int,
-    ) -> None:
-        """Store a word of ``size`` bytes for each of ``threads``."""
+    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Store a word of ``size`` bytes for each of ``threads``; return granules and owners."""
         flat = self._flat(threads, addresses, size, "store")
         granules, owners = self._granules(flat, threads, size)
         self._check_write(granules, owners)
@@ -86,6 +90,7 @@ class SharedMemory:
         if (view[flat // size].view(np.uint8) != words.view(np.uint8)).any():
             raise Race("threads write different values to the same bytes of shared memory at once")
         self._stamp(granules, owners)
+        return granules, owners
 
     def copy(
         self,
@@ -95,9 +100,7 @@ class SharedMemory:
         size: int,
     ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """Begin an asynchronous copy of a word per thread; pass the result to `arrive`."""
-        self.store(threads, addresses, words, size)
-        flat = self._flat(threads, addresses, size, "copy")
-        granules, owners = self._granules(flat, threads, size)
+        granules, owners = self.store(threads, addresses, words, size)
         self._arriving[granules] = True
         return granules, owners
 
@@ -157,13 +160,6 @@ class SharedMemory:
             raise Unwritten("reads shared memory that nothing has written")
         if self._arriving[granules].any():
             raise NotWaited("reads what an asynchronous copy still writes")
-
-    def _check_read(self, granules: NDArray[np.int64], threads: NDArray[np.int32]) -> None:
-        self._check_state(granules)
-        if self._after_write(granules, threads).any():
-            raise Race(
-                "reads shared memory that another thread has written, with no barrier between"
-            )
 
     def _after_write(
         self, granules: NDArray[np.int64], threads: NDArray[np.int32]

@@ -11,7 +11,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -126,25 +128,16 @@ def faults(bundle: Path, objects: int, associations: int, kills: int) -> dict[st
     draw = random.Random(20)
     moments = sorted(draw.uniform(0.02, 0.98) * objects for _ in range(kills))
     accepted, killed = [0], 0
-    with tempfile.TemporaryDirectory() as place, node(bundle, Path(place), pacs) as process:
-        finished = threading.Event()
-        box: list[Outcome] = []
-
-        def sending() -> None:
-            try:
-                box.append(
-                    send(
-                        *(process.port, series, associations),
-                        progress=lambda n: accepted.__setitem__(0, n),
-                    )
-                )
-            finally:
-                finished.set()
-
-        sender = threading.Thread(target=sending)
-        sender.start()
+    with (
+        tempfile.TemporaryDirectory() as place,
+        node(bundle, Path(place), pacs) as process,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        progress = partial(accepted.__setitem__, 0)
+        sending = pool.submit(send, process.port, series, associations, progress=progress)
         down = False
-        while not finished.wait(0.02):
+        while not sending.done():
+            time.sleep(0.02)
             if killed < kills and accepted[0] >= moments[killed]:
                 process.kill()
                 process.start()
@@ -155,14 +148,13 @@ def faults(bundle: Path, objects: int, associations: int, kills: int) -> dict[st
             if down and accepted[0] >= 2 * objects / 3:
                 pacs.start()
                 down = False
-        sender.join()
+        outcome = sending.result()
         if down:
             pacs.start()
         wait_for(all_scored(pacs, series), "every slice is in a report")
         time.sleep(5)  # wait for repeated reports
         integrity = check_database(Path(place) / "spool")
     pacs.stop()
-    (outcome,) = box
     return tally(pacs, series) | {
         "associations": associations,
         "kills": killed,
@@ -198,10 +190,8 @@ def full_disk(bundle: Path) -> dict[str, Any] | str:
 def _full_disk(bundle: Path, place: Path) -> dict[str, Any]:
     series = make_series(6, 25, side=512, counted=0)
     pacs = Pacs()
-    with node(bundle, place, pacs, "--quiet", "5") as process:
-        box: list[Outcome] = []
-        sender = threading.Thread(target=lambda: box.append(send(process.port, series, 6)))
-        sender.start()
+    with node(bundle, place, pacs, "--quiet", "5") as process, ThreadPoolExecutor(1) as pool:
+        sending = pool.submit(send, process.port, series, 6)
         wait_for(lambda: "refused with A700" in process.text(), "the disk is full")
         process.kill()
         process.start()
@@ -211,12 +201,11 @@ def _full_disk(bundle: Path, place: Path) -> dict[str, Any]:
             file.write(b"\0" * max(free.f_bavail * free.f_bsize - 2**16, 0))
         time.sleep(10)
         ballast.unlink()
-        sender.join()
+        outcome = sending.result()
         wait_for(all_scored(pacs, series), "every slice is in a report")
         integrity = check_database(place / "spool")
         postponed = process.text().count("not scored yet")
     pacs.stop()
-    (outcome,) = box
     return tally(pacs, series) | {
         "refused": dict(outcome.refused),
         "postponed": postponed,

@@ -8,7 +8,6 @@ Status 1: a slice was lost or scored twice, invalid input was accepted, or a lim
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -19,7 +18,7 @@ from typing import Any
 
 from support.tiny_bundle import write_bundle
 
-from bench.recording import run_facts
+from bench.recording import print_record, run_facts
 from bench.records.node_load import phases
 
 MEMORY_PERCENT = 10.0
@@ -91,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 result[name] = phases.cost(options.bundle, options.slices, options.repeats)
             print(f"node-load: {name}: {_brief(result[name])}", file=sys.stderr, flush=True)
     result["failures"] = failures(result)
-    print(json.dumps(result, indent=1))
+    print_record(result)
     for line in result["failures"]:
         print(f"node-load: {line}", file=sys.stderr)
     return 1 if result["failures"] else 0

@@ -9,6 +9,8 @@ from clinreadnet.simulator.clean import Float32, Mask
 from clinreadnet.simulator.phantom.painter import Cavity, Painter, extent_at, random_lobes
 from clinreadnet.simulator.phantom.wall import marbling
 
+Axes = tuple[float, float]
+
 
 def _draw_bone(
     p: Painter, cover_outer: Float32, cover_inner: Float32, marrow: float | Float32, hard: float
@@ -88,32 +90,17 @@ def draw_spine(p: Painter, cavity: Cavity) -> None:
     # Every fourth centimetre or so a disc instead of a vertebral body.
     position = (p.level * 6.5 + float(rng.random())) % 1.0
     disc = position > 0.78
+
+    def arch(x: float, y: float, outer: Axes, inner: Axes, turn: float, hard: float) -> None:
+        """Draw a part of the arch: axes in millimetres of the bone and of its marrow."""
+        _draw_bone(p, p.blob((x, y), outer, turn), p.blob((x, y), inner, turn), spongy, hard)
+
     for side in (-1, 1):
-        _draw_bone(
-            p,
-            p.blob((side * 15, y + 20), (4.5, 9), 0),
-            p.blob((side * 15, y + 20), (2.6, 7), 0),
-            spongy, hard + 60,
-        )  # fmt: skip
-        _draw_bone(
-            p,
-            p.blob((side * 30, y + 25), (15, 3.6), side * 0.25),
-            p.blob((side * 30, y + 25), (13, 2.0), side * 0.25),
-            spongy, hard,
-        )  # fmt: skip
-        _draw_bone(
-            p,
-            p.blob((side * 9, y + 33), (11, 3.6), side * 0.75),
-            p.blob((side * 9, y + 33), (9, 1.7), side * 0.75),
-            spongy, hard + 90,
-        )  # fmt: skip
+        arch(side * 15, y + 20, (4.5, 9), (2.6, 7), 0, hard + 60)
+        arch(side * 30, y + 25, (15, 3.6), (13, 2.0), side * 0.25, hard)
+        arch(side * 9, y + 33, (11, 3.6), (9, 1.7), side * 0.75, hard + 90)
     length = 13 + 5 * float(np.sin(40 * p.level))
-    _draw_bone(
-        p,
-        p.blob((0, y + 38 + length / 2), (3.2, length), 0),
-        p.blob((0, y + 38 + length / 2), (1.6, length - 2), 0),
-        spongy, hard,
-    )  # fmt: skip
+    arch(0, y + 38 + length / 2, (3.2, length), (1.6, length - 2), 0, hard)
     body = p.blob((0, y), (wide, tall), 0, 2.5, lobes)
     if disc:
         p.paint(body, 95.0 + p.field(rng, 3, 6.0))

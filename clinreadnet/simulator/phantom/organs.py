@@ -27,11 +27,7 @@ def _draw_loop(
     outer = p.blob(place, axes, turn, 2, lobes) * limit
     inner = p.blob(place, (axes[0] - wall, axes[1] - wall), turn, 2, lobes) * limit
     p.paint(outer, p.gut + fine)
-    if contents == "gas":
-        p.paint(inner, fluid + fine)
-        above = np.clip((level - p.y) / p.pixel_mm + 0.5, 0, 1)
-        p.paint(inner * above, -965.0)
-    elif contents == "faeces":
+    if contents == "faeces":
         p.paint(inner, np.clip(25 + 45 * mottle, -120, 120))
         bubbles = np.clip((mottle - 1.1) * 4, 0, 1) * inner
         p.paint(bubbles, -800.0)
@@ -41,6 +37,9 @@ def _draw_loop(
         p.paint(inner, p.gut - 15 + fine)
     else:
         p.paint(inner, fluid + fine)
+    if contents == "gas":  # above the fluid
+        above = np.clip((level - p.y) / p.pixel_mm + 0.5, 0, 1)
+        p.paint(inner * above, -965.0)
 
 
 def draw_small_bowel(p: Painter, cavity: Cavity) -> None:

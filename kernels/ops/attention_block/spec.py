@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -14,7 +13,6 @@ from clinreadnet.kernels.ops.window_attention.spec import work as attention_work
 from clinreadnet.kernels.spec import (
     FUSED_CHANNELS,
     LAYER_NORM_EPS,
-    POINTERS,
     STAGES,
     Case,
     KernelSource,
@@ -24,9 +22,11 @@ from clinreadnet.kernels.spec import (
     TuningEntry,
     Work,
     attention_parameters,
+    combinations,
     grouped,
     layer_parameters,
     make_case,
+    tuning_entry,
 )
 
 LIMITS = Limits(
@@ -46,24 +46,15 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
     from clinreadnet.kernels.ops.attention_block import kernel
 
     config = kernel.attention_block_config(shape.channels, DTYPES[dtype], "", capability)
-    function = kernel._attention_block_fwd_kernel
-    pointers = {name: POINTERS[dtype] for name in function.arg_names if name.endswith("_ptr")}
-    wide = ("position_bias_ptr", "inv_temperature_ptr", "gates_ptr")
+    sizes = shape.channels, shape.heads, shape.octaves, shape.window, shape.shift
     return make_case(
         "attention_block",
         capability,
-        function,
-        pointers | dict.fromkeys(wide, POINTERS["float32"]),
-        kernel.attention_block_constants(
-            shape.channels,
-            shape.heads,
-            shape.octaves,
-            shape.window,
-            shape.shift,
-            LAYER_NORM_EPS,
-            config,
-        ),
+        kernel._attention_block_fwd_kernel,
+        kernel.attention_block_constants(*sizes, LAYER_NORM_EPS, config),
         config.num_warps,
+        dtype,
+        **dict.fromkeys(("position_bias", "inv_temperature", "gates"), "float32"),
     )
 
 
@@ -127,14 +118,8 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
 def tuning(dtype: str, channels: str) -> TuningEntry:
     """Return the tuning entry of a stage's block."""
     (shape,) = (stage for stage in _STAGES if stage.channels == int(channels))
-    return TuningEntry(
-        candidates=tuple(
-            {"num_warps": warps, "stages": stages}
-            for warps, stages in itertools.product((2, 4, 8), (1, 2, 3))
-        ),
-        compiled=((dtype, shape),),
-        timed=((f"{channels} channels", dtype, shape),),
-    )
+    candidates = combinations(num_warps=(2, 4, 8), stages=(1, 2, 3))
+    return tuning_entry(candidates, dtype, shape, f"{channels} channels")
 
 
 ATTENTION_BLOCK = OpSpec(

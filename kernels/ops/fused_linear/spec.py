@@ -16,7 +16,6 @@ from clinreadnet.kernels.ops.mlp.spec import MLP
 from clinreadnet.kernels.spec import (
     LAYER_NORM_EPS,
     LINEARS,
-    POINTERS,
     STAGES,
     Case,
     KernelSource,
@@ -25,6 +24,7 @@ from clinreadnet.kernels.spec import (
     OpSpec,
     TuningEntry,
     Work,
+    combinations,
     grouped,
     layer_parameters,
     make_case,
@@ -76,7 +76,6 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
     normalised, merge = normalises(shape), shape.linear == "merge"
     tokens = (shape.batch or 1) * shape.side**2
     config = kernel.fused_linear_config(normalised, tokens, DTYPES[dtype], "", capability)
-    function = kernel._fused_linear_fwd_kernel
     missing = ["residual_ptr"] if normalised else ["norm_weight_ptr", "norm_bias_ptr"]
     missing.append("bias_ptr" if merge else "W")
     constants = kernel.fused_linear_constants(
@@ -85,10 +84,10 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
     return make_case(
         "fused_linear",
         capability,
-        function,
-        {name: POINTERS[dtype] for name in function.arg_names if name.endswith("_ptr")},
+        kernel._fused_linear_fwd_kernel,
         dict.fromkeys(missing) | constants,
         config.num_warps,
+        dtype,
     )
 
 
@@ -182,14 +181,16 @@ def tuning(dtype: str, kind: str, size: str) -> TuningEntry:
     layers = [layer for layer in _STAGES if normalises(layer) == (kind == "norm")]
     shapes = _by_size(layers)[size]
     blocks = {"small": (32, 64), "medium": (64, 128), "large": (128, 256)}[size]
-    tiles = itertools.product(blocks, blocks, (32, 64), (4, 8), (1, 2, 3))
+    tiles = combinations(
+        block_m=blocks, block_n=blocks, block_k=(32, 64), num_warps=(4, 8), stages=(1, 2, 3)
+    )
     return TuningEntry(
         candidates=tuple(
-            {"block_m": m, "block_n": n, "block_k": k, "num_warps": warps, "stages": stages}
-            for m, n, k, warps, stages in tiles
+            tile
+            for tile in tiles
             # On sm_90 products of 64 tokens are asynchronous and read normalised tokens from
             # registers. With a second stage, Triton overwrites these registers too early.
-            if kind == "plain" or m < 64 or stages == 1
+            if kind == "plain" or tile["block_m"] < 64 or tile["stages"] == 1
         ),
         compiled=tuple((dtype, shape) for shape in shapes),
         timed=tuple((f"{shape.name}, batch {shape.batch}", dtype, shape) for shape in shapes),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -13,7 +12,6 @@ from clinreadnet.kernels.grid import TOKENS, Formula
 from clinreadnet.kernels.spec import (
     FUSED_CHANNELS,
     LAYER_NORM_EPS,
-    POINTERS,
     STAGES,
     Case,
     KernelSource,
@@ -22,9 +20,11 @@ from clinreadnet.kernels.spec import (
     OpSpec,
     TuningEntry,
     Work,
+    combinations,
     grouped,
     layer_parameters,
     make_case,
+    tuning_entry,
 )
 
 LIMITS = Limits(dtypes=("float32", "float16", "bfloat16"), capability=80, channels=FUSED_CHANNELS)
@@ -37,14 +37,13 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
     from clinreadnet.kernels.ops.mlp import kernel
 
     config = kernel.mlp_config(shape.channels, DTYPES[dtype], "", capability)
-    function = kernel._mlp_fwd_kernel
     return make_case(
         "mlp",
         capability,
-        function,
-        {name: POINTERS[dtype] for name in function.arg_names if name.endswith("_ptr")},
+        kernel._mlp_fwd_kernel,
         kernel.mlp_constants(shape.channels, shape.hidden, LAYER_NORM_EPS, config),
         config.num_warps,
+        dtype,
     )
 
 
@@ -100,16 +99,10 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
 def tuning(dtype: str, channels: str) -> TuningEntry:
     """Return the tuning entry of a stage's MLP."""
     (shape,) = (stage for stage in _STAGES if stage.channels == int(channels))
-    precision = {"precision": "tf32x3"} if dtype == "float32" else {}
-    tiles = itertools.product((32, 64, 128), (16, 32, 64), (4, 8), (1, 2))
-    return TuningEntry(
-        candidates=tuple(
-            {"block_m": m, "block_hidden": n, "num_warps": warps, "stages": stages, **precision}
-            for m, n, warps, stages in tiles
-        ),
-        compiled=((dtype, shape),),
-        timed=((f"{channels} channels", dtype, shape),),
-    )
+    precision = {"precision": ("tf32x3",)} if dtype == "float32" else {}
+    tiles = {"block_m": (32, 64, 128), "block_hidden": (16, 32, 64)}
+    candidates = combinations(**tiles, num_warps=(4, 8), stages=(1, 2), **precision)
+    return tuning_entry(candidates, dtype, shape, f"{channels} channels")
 
 
 MLP = OpSpec(

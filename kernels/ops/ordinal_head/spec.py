@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,10 +9,9 @@ import torch
 from torch import Tensor
 
 from clinreadnet.kernels.dispatch import DTYPES, Limits
-from clinreadnet.kernels.grid import B, Formula, N
+from clinreadnet.kernels.grid import B, N
 from clinreadnet.kernels.spec import (
     HEAD,
-    POINTERS,
     Case,
     KernelSource,
     LayerShape,
@@ -21,8 +19,10 @@ from clinreadnet.kernels.spec import (
     OpSpec,
     TuningEntry,
     Work,
+    combinations,
     layer_parameters,
     make_case,
+    tuning_entry,
 )
 
 LIMITS = Limits(dtypes=("float16", "bfloat16"), capability=80, channels=(128,))
@@ -40,15 +40,14 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
 
     features = shape.channels
     config = kernel.ordinal_head_config(features, DTYPES[dtype], "", capability)
-    function = kernel._ordinal_head_fwd_kernel
-    wide = {n: POINTERS["float32"] for n in function.arg_names if n.endswith("_ptr")}
     return make_case(
         "ordinal_head",
         capability,
-        function,
-        wide | {"x_ptr": POINTERS[dtype]},
+        kernel._ordinal_head_fwd_kernel,
         kernel.ordinal_head_constants(GRADES, FIRST + features, features, config),
         config.num_warps,
+        "float32",
+        x=dtype,
     )
 
 
@@ -74,14 +73,10 @@ def work(shape: LayerShape, batch: int, item: int) -> Work:
 def sources(network: NetworkShape) -> Iterator[KernelSource]:
     """Yield the kernel of the head."""
     head = network.head
-
-    def grid(case: Case) -> Formula:
-        return B
-
     yield KernelSource(
         name="ordinal_head",
         shape=head,
-        grid=grid,
+        grid=lambda case: B,
         shapes={
             "x": (B, N, FIRST + head.channels),
             "weight": (GRADES, head.channels),
@@ -97,14 +92,7 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
 def tuning(dtype: str, features: str) -> TuningEntry:
     """Return the tuning entry for a number of features."""
     shape = replace(HEAD, channels=int(features))
-    return TuningEntry(
-        candidates=tuple(
-            {"block_n": block, "num_warps": warps}
-            for block, warps in itertools.product((16, 32, 64), (2, 4, 8))
-        ),
-        compiled=((dtype, shape),),
-        timed=((dtype, dtype, shape),),
-    )
+    return tuning_entry(combinations(block_n=(16, 32, 64), num_warps=(2, 4, 8)), dtype, shape)
 
 
 ORDINAL_HEAD = OpSpec(

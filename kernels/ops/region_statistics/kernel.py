@@ -125,7 +125,9 @@ def region_statistics_grid(regions: Size, channels: int, block_c: int) -> Size:
     return regions * (channels // block_c)
 
 
-def _empty_output(x: Tensor, region_h: int, region_w: int) -> Tensor:
+def _empty_output(
+    x: Tensor, *others: Tensor, region_h: int, region_w: int, **options: Any
+) -> Tensor:
     batch, h, w, c = x.shape
     shape = batch, h // region_h, w // region_w, 2 * c
     return x.new_empty(shape, dtype=torch.float32)
@@ -136,7 +138,7 @@ def region_statistics_op(
     x: Tensor, shift: Tensor, scale: Tensor, *, region_h: int, region_w: int, log: bool
 ) -> Tensor:
     """The kernel as a torch op. ``region_statistics`` checks the arguments."""
-    out = _empty_output(x, region_h, region_w)
+    out = _empty_output(x, region_h=region_h, region_w=region_w)
     if out.numel() == 0:
         return out
     _, _, w, c = x.shape
@@ -156,10 +158,4 @@ def region_statistics_op(
     return out
 
 
-def _fake(
-    x: Tensor, shift: Tensor, scale: Tensor, *, region_h: int, region_w: int, log: bool
-) -> Tensor:
-    return _empty_output(x, region_h, region_w)
-
-
-register(region_statistics_op, _fake, region_statistics_reference)
+register(region_statistics_op, _empty_output, region_statistics_reference)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from clinreadnet.kernels.dispatch import DTYPES, Limits
 from clinreadnet.kernels.grid import B, Formula, H, W
 from clinreadnet.kernels.spec import (
-    POINTERS,
     STATISTICS,
     Case,
     KernelSource,
@@ -20,7 +18,9 @@ from clinreadnet.kernels.spec import (
     OpSpec,
     TuningEntry,
     Work,
+    combinations,
     make_case,
+    tuning_entry,
 )
 
 LIMITS = Limits(dtypes=("float32", "float16", "bfloat16"), multiple_of=16)
@@ -37,15 +37,14 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
 
     log, typed = shape.spread == "log", _dtype(dtype, shape)
     config = kernel.region_statistics_config(log, DTYPES[typed], "", capability)
-    function = kernel._region_statistics_fwd_kernel
-    wide = {n: POINTERS["float32"] for n in function.arg_names if n.endswith("_ptr")}
     return make_case(
         "region_statistics",
         capability,
-        function,
-        wide | {"x_ptr": POINTERS[typed]},
+        kernel._region_statistics_fwd_kernel,
         kernel.region_statistics_constants(shape.channels, shape.window, shape.window, log, config),
         config.num_warps,
+        "float32",
+        x=typed,
     )
 
 
@@ -60,11 +59,7 @@ def arguments(
 
 def options(shape: LayerShape) -> dict[str, int]:
     """Return the regions and the kind of spread."""
-    return {
-        "region_h": shape.window,
-        "region_w": shape.window,
-        "log": shape.spread == "log",
-    }
+    return {"region_h": shape.window, "region_w": shape.window, "log": shape.spread == "log"}
 
 
 def work(shape: LayerShape, batch: int, item: int) -> Work:
@@ -103,14 +98,8 @@ def sources(network: NetworkShape) -> Iterator[KernelSource]:
 def tuning(dtype: str, spread: str) -> TuningEntry:
     """Return the tuning entry of a kind of spread."""
     (shape,) = (shape for shape in STATISTICS if shape.spread == spread)
-    blocks = itertools.product((16, 32, 64), (16, 32), (1, 2, 4))
-    return TuningEntry(
-        candidates=tuple(
-            {"block_n": n, "block_c": c, "num_warps": warps} for n, c, warps in blocks
-        ),
-        compiled=((dtype, shape),),
-        timed=((dtype, dtype, shape),),
-    )
+    candidates = combinations(block_n=(16, 32, 64), block_c=(16, 32), num_warps=(1, 2, 4))
+    return tuning_entry(candidates, dtype, shape)
 
 
 REGION_STATISTICS = OpSpec(

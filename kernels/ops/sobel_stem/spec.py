@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -12,7 +11,6 @@ from torch import Tensor
 from clinreadnet.kernels.dispatch import DTYPES, Limits
 from clinreadnet.kernels.grid import B, Formula, H, W
 from clinreadnet.kernels.spec import (
-    POINTERS,
     STEM,
     Case,
     KernelSource,
@@ -22,6 +20,7 @@ from clinreadnet.kernels.spec import (
     TuningEntry,
     Work,
     make_case,
+    tuning_entry,
 )
 
 LOWEST, SPAN = -1000.0, 1400.0
@@ -48,14 +47,14 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
     from clinreadnet.kernels.ops.sobel_stem import kernel
 
     config = kernel.sobel_stem_config(shape.channels, DTYPES[dtype], "", capability)
-    typed = dict.fromkeys(("weight_ptr", "bias_ptr", "out_ptr"), POINTERS[dtype])
     return make_case(
         "sobel_stem",
         capability,
         kernel._sobel_stem_fwd_kernel,
-        {"x_ptr": POINTERS[_x_dtype(dtype, shape)]} | typed,
         kernel.sobel_stem_constants(shape.channels, DTYPES[dtype], config, **options(shape)),
         config.num_warps,
+        dtype,
+        x=_x_dtype(dtype, shape),
     )
 
 
@@ -110,14 +109,10 @@ def tuning(dtype: str, padded: str) -> TuningEntry:
     """Return the tuning entry for output channels that are padded to ``padded``."""
     shape = LayerShape("stem", STEM.side, _CHANNELS[padded])
     tiles = [(2, 32), (2, 64), (2, 128), (4, 16), (4, 32), (4, 64), (8, 16), (8, 32)]
-    return TuningEntry(
-        candidates=tuple(
-            {"block_h": h, "block_w": w, "num_warps": warps}
-            for (h, w), warps in itertools.product(tiles, (2, 4, 8))
-        ),
-        compiled=((dtype, shape),),
-        timed=((dtype, dtype, shape),),
-    )
+    candidates = [
+        {"block_h": h, "block_w": w, "num_warps": warps} for h, w in tiles for warps in (2, 4, 8)
+    ]
+    return tuning_entry(candidates, dtype, shape)
 
 
 SOBEL_STEM = OpSpec(

@@ -228,7 +228,7 @@ def window_attention_grid(
     return batch * (h // window) * (w // window) * heads * ceil_div(window * window, block_m)
 
 
-def _empty_output(qkv: Tensor) -> Tensor:
+def _empty_output(qkv: Tensor, *others: Tensor, **sizes: int) -> Tensor:
     batch, h, w, c3 = qkv.shape
     return qkv.new_empty(batch, h, w, c3 // 3)
 
@@ -261,8 +261,4 @@ def window_attention_op(
     return out
 
 
-register(
-    window_attention_op,
-    lambda qkv, *parameters, **sizes: _empty_output(qkv),
-    window_attention_reference,
-)
+register(window_attention_op, _empty_output, window_attention_reference)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,7 +12,6 @@ from torch import Tensor
 from clinreadnet.kernels.dispatch import DTYPES, Limits
 from clinreadnet.kernels.grid import HEADS, B, Formula, H, W
 from clinreadnet.kernels.spec import (
-    POINTERS,
     STAGES,
     Case,
     Config,
@@ -51,16 +51,17 @@ def build(capability: int, dtype: str, shape: LayerShape) -> Case:
     from clinreadnet.kernels.ops.window_attention import kernel
 
     config = kernel.window_attention_config(shape.window, DTYPES[dtype], "", capability)
-    wide = dict.fromkeys(("bias_ptr", "inv_temperature_ptr", "gates_ptr"), POINTERS["float32"])
     return make_case(
         "window_attention",
         capability,
         kernel._window_attention_fwd_kernel,
-        wide | dict.fromkeys(("qkv_ptr", "out_ptr"), POINTERS[dtype]),
         kernel.window_attention_constants(
             shape.window, shape.shift, shape.head_dim, shape.octaves, config
         ),
         config.num_warps,
+        "float32",
+        qkv=dtype,
+        out=dtype,
     )
 
 
@@ -136,14 +137,11 @@ def tuning(dtype: str, padded: str) -> TuningEntry:
             (
                 stage.name,
                 dtype,
-                LayerShape(
-                    stage.name,
-                    window * max(1, stage.side // window),
-                    stage.channels,
-                    stage.heads,
-                    window,
-                    window // 2,
-                    stage.octaves,
+                replace(
+                    stage,
+                    side=window * max(1, stage.side // window),
+                    window=window,
+                    shift=window // 2,
                 ),
             )
             for stage in STAGES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 
@@ -40,57 +41,78 @@ def packed(values: Array) -> Array:
     return np.ascontiguousarray(values).view(np.uint64)[:, 0]
 
 
-@instruction("Floating Point: add", "add.{f32,rn.f32}")
-def add(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    m.write(d, m.number(a) + m.number(b))
+def widened(bits: Array, kind: str) -> Array:
+    """Convert bits of f16 or bf16 to float32 numbers."""
+    if kind == "f16":
+        return bits.view(np.float16).astype(FLOAT)
+    return (bits.astype(np.uint32) << np.uint32(16)).view(FLOAT)
 
 
-@instruction("Floating Point: sub", "sub.{f32,rn.f32}")
-def sub(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    m.write(d, m.number(a) - m.number(b))
+Function = Callable[..., Array]
+"""Function of the float32 operands of all threads."""
 
 
-@instruction("Floating Point: mul", "mul.{f32,rn.f32}")
-def mul(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    m.write(d, m.number(a) * m.number(b))
-
-
-@instruction("Floating Point: mul", "mul.{ftz.f32,rn.ftz.f32}")
-def mul_ftz(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    m.write(d, flushed(flushed(m.number(a)) * flushed(m.number(b))))
-
-
-@instruction("Floating Point: fma", "fma.rn.f32")
-def fma(m: M, i: Instruction) -> None:
+def fused(a: Array, b: Array, c: Array) -> Array:
     """Computed in float64 and rounded again, which differs in one of 2**29 cases."""
-    d, a, b, c = i.operands
-    product = m.number(a).astype(np.float64) * m.number(b)
-    m.write(d, (product + m.number(c)).astype(FLOAT))
+    return (a.astype(np.float64) * b + c).astype(FLOAT)
 
 
-@instruction("Floating Point: fma", "fma.rn.ftz.f32")
-def fma_ftz(m: M, i: Instruction) -> None:
-    d, *terms = i.operands
-    a, b, c = (flushed(m.number(term)) for term in terms)
-    m.write(d, flushed((a.astype(np.float64) * b + c).astype(FLOAT)))
+def flushing(compute: Function) -> Function:
+    """Return the function with subnormal operands and results flushed (``.ftz``)."""
+    return lambda *terms: flushed(compute(*map(flushed, terms)))
 
 
-@instruction("Floating Point: add, sub, mul", "{add,sub,mul}.{f32x2,rn.f32x2}")
-def arithmetic_x2(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    x, y = pairs(m, a), pairs(m, b)
-    name = i.opcode.partition(".")[0]
-    m.write(d, packed(x + y if name == "add" else x - y if name == "sub" else x * y))
+def approximate(compute: Function, bound: float) -> Function:
+    """Return the function, computed in float64, with a relative error of ``bound``."""
+    return lambda *terms: erring(compute(*(term.astype(np.float64) for term in terms)), bound)
 
 
-@instruction("Floating Point: fma", "fma.rn.f32x2")
-def fma_x2(m: M, i: Instruction) -> None:
-    d, a, b, c = i.operands
-    m.write(d, packed((pairs(m, a).astype(np.float64) * pairs(m, b) + pairs(m, c)).astype(FLOAT)))
+UNIT = 2.0**-23
+"""Unit in the last place, relative to the number."""
+
+_FUNCTIONS: tuple[tuple[str, str, Function], ...] = (
+    ("add", "add.{f32,rn.f32,f32x2,rn.f32x2}", np.add),
+    ("sub", "sub.{f32,rn.f32,f32x2,rn.f32x2}", np.subtract),
+    ("mul", "mul.{f32,rn.f32,f32x2,rn.f32x2}", np.multiply),
+    ("mul", "mul.{ftz.f32,rn.ftz.f32}", flushing(np.multiply)),
+    ("fma", "fma.rn.{f32,f32x2}", fused),
+    ("fma", "fma.rn.ftz.f32", flushing(fused)),
+    # Two or three operands; NaN is ignored.
+    ("min", "min.f32", lambda *terms: functools.reduce(np.fmin, terms)),
+    ("max", "max.f32", lambda *terms: functools.reduce(np.fmax, terms)),
+    ("neg", "neg.f32", np.negative),
+    ("abs", "abs.f32", np.abs),
+    ("abs", "abs.ftz.f32", flushing(np.abs)),
+    ("copysign", "copysign.f32", lambda sign, size: np.copysign(size, sign)),
+    ("div", "div.rn.f32", np.divide),
+    ("div", "div.full.f32", approximate(np.divide, 2 * UNIT)),
+    ("rcp", "rcp.rn.f32", lambda x: FLOAT(1) / x),
+    ("rcp", "rcp.approx.ftz.f32", flushing(approximate(lambda x: 1 / x, UNIT))),
+    ("sqrt", "sqrt.rn.f32", np.sqrt),
+    ("sqrt", "sqrt.approx.{f32,ftz.f32}", flushing(approximate(np.sqrt, UNIT))),
+    (
+        "rsqrt",
+        "rsqrt.approx.{f32,ftz.f32}",
+        flushing(approximate(lambda x: 1 / np.sqrt(x), 2.0**-22.9)),
+    ),
+    ("ex2", "ex2.approx.ftz.f32", flushing(approximate(np.exp2, 2 * UNIT))),
+    ("tanh", "tanh.approx.f32", approximate(np.tanh, 2.0**-11)),
+)
+"""Section of the manual, opcodes and function of each thread's operands."""
+
+
+def _register(section: str, opcodes: str, compute: Function) -> None:
+    @instruction(f"Floating Point: {section}", opcodes)
+    def run(m: M, i: Instruction) -> None:
+        d, *terms = i.operands
+        if i.kind == "f32x2":
+            m.write(d, packed(compute(*(pairs(m, term) for term in terms))))
+        else:
+            m.write(d, compute(*(m.number(term) for term in terms)))
+
+
+for _entry in _FUNCTIONS:
+    _register(*_entry)
 
 
 @instruction("Mixed Precision Floating Point: add, sub", "{add,sub}.{f32,rn.f32}.{f16,bf16}")
@@ -103,102 +125,5 @@ def mixed(m: M, i: Instruction) -> None:
 @instruction("Mixed Precision Floating Point: fma", "fma.rn.f32.{f16,bf16}")
 def mixed_fma(m: M, i: Instruction) -> None:
     d, a, b, c = i.operands
-    x, y = (widened(m.read(operand, i.kind), i.kind).astype(np.float64) for operand in (a, b))
-    m.write(d, (x * y + m.number(c)).astype(FLOAT))
-
-
-def widened(bits: Array, kind: str) -> Array:
-    """Convert bits of f16 or bf16 to float32 numbers."""
-    if kind == "f16":
-        return bits.view(np.float16).astype(FLOAT)
-    return (bits.astype(np.uint32) << np.uint32(16)).view(FLOAT)
-
-
-@instruction("Floating Point: min, max", "{min,max}.f32")
-def extreme(m: M, i: Instruction) -> None:
-    """Minimum or maximum of two or three operands; NaN is ignored."""
-    d, *terms = i.operands
-    choose = np.fmin if i.opcode.startswith("min") else np.fmax
-    m.write(d, functools.reduce(choose, (m.number(term) for term in terms)))
-
-
-@instruction("Floating Point: neg", "neg.f32")
-def neg(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    m.write(d, -m.number(a))
-
-
-@instruction("Floating Point: abs", "abs.f32")
-def absolute(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    m.write(d, np.abs(m.number(a)))
-
-
-@instruction("Floating Point: abs", "abs.ftz.f32")
-def absolute_ftz(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    m.write(d, flushed(np.abs(m.number(a))))
-
-
-@instruction("Floating Point: copysign", "copysign.f32")
-def copysign(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    m.write(d, np.copysign(m.number(b), m.number(a)))
-
-
-@instruction("Floating Point: div", "div.rn.f32")
-def divide(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    m.write(d, m.number(a) / m.number(b))
-
-
-@instruction("Floating Point: div", "div.full.f32")
-def divide_full(m: M, i: Instruction) -> None:
-    """Error of at most two units in the last place."""
-    d, a, b = i.operands
-    m.write(d, erring(m.number(a).astype(np.float64) / m.number(b), 2 * 2.0**-23))
-
-
-@instruction("Floating Point: rcp", "rcp.approx.ftz.f32")
-def rcp(m: M, i: Instruction) -> None:
-    """Error of at most one unit in the last place."""
-    d, a = i.operands
-    m.write(d, flushed(erring(1 / flushed(m.number(a)).astype(np.float64), 2.0**-23)))
-
-
-@instruction("Floating Point: rcp", "rcp.rn.f32")
-def rcp_rn(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    m.write(d, FLOAT(1) / m.number(a))
-
-
-@instruction("Floating Point: sqrt", "sqrt.rn.f32")
-def sqrt(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    m.write(d, np.sqrt(m.number(a)))
-
-
-@instruction("Floating Point: sqrt", "sqrt.approx.{f32,ftz.f32}")
-def sqrt_approx(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    m.write(d, erring(np.sqrt(flushed(m.number(a)).astype(np.float64)), 2.0**-23))
-
-
-@instruction("Floating Point: rsqrt", "rsqrt.approx.{f32,ftz.f32}")
-def rsqrt(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    exact = 1 / np.sqrt(flushed(m.number(a)).astype(np.float64))
-    m.write(d, erring(exact, 2.0**-22.9))
-
-
-@instruction("Floating Point: ex2", "ex2.approx.ftz.f32")
-def ex2(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    exact = np.exp2(flushed(m.number(a)).astype(np.float64))
-    m.write(d, flushed(erring(exact, 2.0**-22)))
-
-
-@instruction("Floating Point: tanh", "tanh.approx.f32")
-def tanh(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    m.write(d, erring(np.tanh(m.number(a).astype(np.float64)), 2.0**-11))
+    x, y = (widened(m.read(operand, i.kind), i.kind) for operand in (a, b))
+    m.write(d, fused(x, y, m.number(c)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from clinreadnet.kernels.ptx.errors import PtxError
@@ -20,10 +22,34 @@ def _typed(m: M, operand: Operand, kind: str) -> Array:
     return m.signed(operand, kind) if kind[0] == "s" else m.read(operand, kind)
 
 
-@instruction("Integer Arithmetic: add", "add.{s16,u16,s32,u32,s64,u64}")
-def add(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    m.write(d, m.read(a, i.kind) + m.read(b, i.kind))
+_SIGNED, _ALL, _BITS = "{s16,s32,s64}", "{s16,u16,s32,u32,s64,u64}", "{pred,b16,b32,b64}"
+
+_FUNCTIONS: tuple[tuple[str, str, Callable[..., Array]], ...] = (
+    ("Integer Arithmetic: add", f"add.{_ALL}", np.add),
+    ("Integer Arithmetic: sub", f"sub.{_ALL}", np.subtract),
+    ("Integer Arithmetic: mul", f"mul.lo.{_ALL}", np.multiply),
+    ("Integer Arithmetic: mad", f"mad.lo.{_ALL}", lambda a, b, c: a * b + c),
+    ("Integer Arithmetic: min", f"min.{_ALL}", np.minimum),
+    ("Integer Arithmetic: max", f"max.{_ALL}", np.maximum),
+    ("Integer Arithmetic: neg", f"neg.{_SIGNED}", np.negative),
+    ("Integer Arithmetic: abs", f"abs.{_SIGNED}", np.abs),
+    ("Logic and Shift: and", f"and.{_BITS}", np.bitwise_and),
+    ("Logic and Shift: or", f"or.{_BITS}", np.bitwise_or),
+    ("Logic and Shift: xor", f"xor.{_BITS}", np.bitwise_xor),
+    ("Logic and Shift: not", f"not.{_BITS}", np.invert),
+)
+"""Section of the manual, opcodes and function of each thread's operands."""
+
+
+def _register(section: str, opcodes: str, compute: Callable[..., Array]) -> None:
+    @instruction(section, opcodes)
+    def run(m: M, i: Instruction) -> None:
+        d, *terms = i.operands
+        m.write(d, compute(*(_typed(m, term, i.kind) for term in terms)))
+
+
+for _entry in _FUNCTIONS:
+    _register(*_entry)
 
 
 @instruction("Integer Arithmetic: add, min, max", "{add,min,max}.{u16x2,s16x2}")
@@ -35,18 +61,6 @@ def packed_halves(m: M, i: Instruction) -> None:
     a, b = (np.ascontiguousarray(m.read(term, "b32")).view(half) for term in terms)
     chosen = {"add": np.add, "min": np.minimum, "max": np.maximum}[name](a, b)
     m.write(d, chosen.view(np.uint32))
-
-
-@instruction("Integer Arithmetic: sub", "sub.{s16,u16,s32,u32,s64,u64}")
-def sub(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    m.write(d, m.read(a, i.kind) - m.read(b, i.kind))
-
-
-@instruction("Integer Arithmetic: mul", "mul.lo.{s16,u16,s32,u32,s64,u64}")
-def mul_lo(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    m.write(d, m.read(a, i.kind) * m.read(b, i.kind))
 
 
 @instruction("Integer Arithmetic: mul", "mul.wide.{s16,u16,s32,u32}")
@@ -67,12 +81,6 @@ def mul_hi(m: M, i: Instruction) -> None:
     m.write(d, (product >> _bits(i.kind)).astype(TYPES[i.kind]))
 
 
-@instruction("Integer Arithmetic: mad", "mad.lo.{s16,u16,s32,u32,s64,u64}")
-def mad_lo(m: M, i: Instruction) -> None:
-    d, a, b, c = i.operands
-    m.write(d, m.read(a, i.kind) * m.read(b, i.kind) + m.read(c, i.kind))
-
-
 @instruction("Integer Arithmetic: mad", "mad.wide.{s16,u16,s32,u32}")
 def mad_wide(m: M, i: Instruction) -> None:
     d, a, b, c = i.operands
@@ -90,25 +98,6 @@ def divide(m: M, i: Instruction) -> None:
     quotient = np.abs(x) // np.abs(y) * np.sign(x) * np.sign(y)  # towards zero
     result = quotient if i.opcode.startswith("div") else x - quotient * y
     m.write(d, result.astype(np.uint32))
-
-
-@instruction("Integer Arithmetic: min, max", "{min,max}.{s16,u16,s32,u32,s64,u64}")
-def extreme(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    choose = np.minimum if i.opcode.startswith("min") else np.maximum
-    m.write(d, choose(_typed(m, a, i.kind), _typed(m, b, i.kind)))
-
-
-@instruction("Integer Arithmetic: neg", "neg.{s16,s32,s64}")
-def neg(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    m.write(d, -m.signed(a, i.kind))
-
-
-@instruction("Integer Arithmetic: abs", "abs.{s16,s32,s64}")
-def absolute(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    m.write(d, np.abs(m.signed(a, i.kind)))
 
 
 @instruction("Integer Arithmetic: bfe", "bfe.{u32,s32}")
@@ -131,20 +120,6 @@ def bfi(m: M, i: Instruction) -> None:
     mask = ((1 << np.minimum(count, 32)) - 1) << np.minimum(at, 32)
     inserted = m.read(a).astype(np.int64) << np.minimum(at, 32)
     m.write(d, (m.read(b) & ~mask | inserted & mask & 0xFFFF_FFFF).astype(np.uint32))
-
-
-@instruction("Logic and Shift: and, or, xor", "{and,or,xor}.{pred,b16,b32,b64}")
-def logic(m: M, i: Instruction) -> None:
-    d, a, b = i.operands
-    x, y = m.read(a, i.kind), m.read(b, i.kind)
-    name = i.opcode.partition(".")[0]
-    m.write(d, x & y if name == "and" else x | y if name == "or" else x ^ y)
-
-
-@instruction("Logic and Shift: not", "not.{pred,b16,b32,b64}")
-def invert(m: M, i: Instruction) -> None:
-    d, a = i.operands
-    m.write(d, ~m.read(a, i.kind))
 
 
 @instruction("Logic and Shift: lop3", "lop3.b32")

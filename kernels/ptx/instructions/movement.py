@@ -72,16 +72,7 @@ def load(m: M, i: Instruction) -> None:
         words = m.shared.load(m.active(), where, size * len(parts))
     columns = words.view(f"u{size}").reshape(-1, len(parts))
     for place, part in enumerate(parts):
-        m.write(part, _spread(m, columns[:, place]))
-
-
-def _spread(m: M, values: Array) -> Array:
-    """Expand values of the active threads to all threads."""
-    if m.mask is None:
-        return values.copy()
-    every = np.zeros(m.lanes, values.dtype)
-    every[m.mask] = values
-    return every
+        m.write(part, m.of_all(columns[:, place]))
 
 
 def _words(m: M, parts: tuple[Operand, ...], kind: str) -> Array:
@@ -135,18 +126,18 @@ def commit(m: M, i: Instruction) -> None:
 @instruction("Data Movement and Conversion: cp.async.wait_group", "cp.async.wait_group")
 def wait(m: M, i: Instruction) -> None:
     (left,) = i.operands
-    done = max(0, len(m.copies) - 1 - left.value)
-    for group in m.copies[:done]:
-        for granules, threads in group:
-            m.shared.arrive(granules, threads)
-    del m.copies[:done]
+    _finish(m, max(0, len(m.copies) - 1 - left.value))
 
 
 @instruction("Data Movement and Conversion: cp.async.wait_all", "cp.async.wait_all")
 def wait_all(m: M, i: Instruction) -> None:
-    if m.copies[-1]:
-        m.copies.append([])
-    for group in m.copies:
+    m.copies.append([])
+    _finish(m, len(m.copies) - 1)
+
+
+def _finish(m: M, count: int) -> None:
+    """End the copies of the first groups."""
+    for group in m.copies[:count]:
         for granules, threads in group:
             m.shared.arrive(granules, threads)
-    m.copies = [[]]
+    del m.copies[:count]

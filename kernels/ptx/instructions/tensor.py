@@ -6,6 +6,8 @@ behavior of NVIDIA tensor cores"). It adds the products of four 32-bit words at 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from clinreadnet.kernels.ptx.instructions import instruction
@@ -42,10 +44,38 @@ def numbers(bits: Array, kind: str) -> Array:
 TERMS = {"tf32": 4, "f16": 8, "bf16": 8}
 
 
-def fragment(m: M, parts: tuple[Operand, ...]) -> Array:
-    """Return registers as [warps, parts, 8, 4]: row (lane / 4) and word (lane % 4)."""
+def fragment(m: M, parts: tuple[Operand, ...], kind: str) -> Array:
+    """Return registers as [warps, parts, 8, n]: row (lane / 4) and numbers of four lanes."""
     words = [m.read(part).reshape(-1, 8, 4) for part in parts]
-    return np.stack(words, axis=1)
+    return numbers(np.stack(words, axis=1), kind)
+
+
+def left_rows(m: M, parts: tuple[Operand, ...], kind: str) -> Array:
+    """Return the four registers of A as [warps, 16, K]."""
+    left = fragment(m, parts, kind)
+    # Upper and lower rows of the left half, then of the right half.
+    rows = np.concatenate([left[:, 0::2], left[:, 1::2]], axis=2)  # [warps, 2, 16, K / 2]
+    return np.concatenate([rows[:, 0], rows[:, 1]], axis=2)
+
+
+def tile(values: Sequence[Array]) -> Array:
+    """Return registers of sums, four for 16 rows and 8 columns, as float64 [warps, 16, columns]."""
+    shape = (values[0].size // WARP, 2, 8, len(values) // 4, 4, 2)
+    total = np.empty(shape)  # [warp, half, row, group of columns, pair, column]
+    for place, value in enumerate(values):
+        held = value.view(np.float32).reshape(-1, 8, 4)
+        total[:, place // 2 % 2, :, place // 4, :, place % 2] = held
+    return total.reshape(shape[0], 16, -1)
+
+
+def registers_of(result: Array) -> list[Array]:
+    """Inverse of ``tile``: float32 values of each thread by register."""
+    columns = result.shape[-1]
+    parts = result.reshape(-1, 2, 8, columns // 8, 4, 2)
+    return [
+        parts[:, place // 2 % 2, :, place // 4, :, place % 2].astype(np.float32).reshape(-1)
+        for place in range(columns // 2)
+    ]
 
 
 @instruction(
@@ -58,33 +88,12 @@ def mma(m: M, i: Instruction) -> None:
     """Compute D [16, 8] = A [16, K] B [K, 8] + C, with the thread layout of the manual."""
     d, a, b, c = (m.parts(operand) for operand in i.operands)
     kind = i.opcode.split(".")[-2]
-    left, right = fragment(m, a), fragment(m, b)
-    # A's registers: upper and lower rows of the left half, then of the right half.
-    rows = np.concatenate([left[:, 0::2], left[:, 1::2]], axis=2)  # [warps, 2, 16, 4]
-    rows = numbers(rows, kind)
-    rows = np.concatenate([rows[:, 0], rows[:, 1]], axis=2)  # [warps, 16, K]
-    columns = numbers(right, kind)  # [warps, 2, 8, K / 2], transposed
-    columns = np.concatenate([columns[:, 0], columns[:, 1]], axis=2).transpose(0, 2, 1)
-    total = accumulator(m, c)
-    result = multiply(rows, columns, total, TERMS[kind])
-    for register, values in zip(d, quarters(result), strict=True):
+    right = fragment(m, b, kind)  # [warps, 2, 8, K / 2], transposed
+    columns = np.concatenate([right[:, 0], right[:, 1]], axis=2).transpose(0, 2, 1)
+    total = tile([m.read(part, "f32") for part in c])
+    result = multiply(left_rows(m, a, kind), columns, total, TERMS[kind])
+    for register, values in zip(d, registers_of(result), strict=True):
         m.write(register, values)
-
-
-def accumulator(m: M, parts: tuple[Operand, ...]) -> Array:
-    """Return four registers as [warps, 16, 8] float64."""
-    words = [m.read(part, "f32").view(np.float32).reshape(-1, 8, 4) for part in parts]
-    total = np.empty((len(words[0]), 16, 8), np.float64)
-    total[:, :8, 0::2], total[:, :8, 1::2], total[:, 8:, 0::2], total[:, 8:, 1::2] = words
-    return total
-
-
-def quarters(result: Array) -> list[Array]:
-    """Inverse of ``accumulator``: values of each thread by register."""
-    parts = (
-        result[:, :8, 0::2], result[:, :8, 1::2], result[:, 8:, 0::2], result[:, 8:, 1::2]
-    )  # fmt: skip
-    return [np.ascontiguousarray(part, np.float32).reshape(-1) for part in parts]
 
 
 def _rows(m: M, address: Array, count: int) -> tuple[Array, Array]:
@@ -109,12 +118,7 @@ def ldmatrix(m: M, i: Instruction) -> None:
         matrices = matrices.transpose(0, 1, 3, 2)
     held = np.ascontiguousarray(matrices).view(np.uint32).reshape(-1, len(registers), WARP)
     for place, register in enumerate(registers):
-        value = held[:, place].reshape(-1)
-        if m.mask is not None:
-            every = np.zeros(m.lanes, np.uint32)
-            every[m.mask] = value
-            value = every
-        m.write(register, value)
+        m.write(register, m.of_all(held[:, place].reshape(-1)))
 
 
 @instruction(

@@ -13,7 +13,14 @@ import numpy as np
 
 from clinreadnet.kernels.ptx.errors import Misaligned, NotWaited, PtxError
 from clinreadnet.kernels.ptx.instructions import instruction
-from clinreadnet.kernels.ptx.instructions.tensor import TERMS, fragment, multiply, numbers
+from clinreadnet.kernels.ptx.instructions.tensor import (
+    TERMS,
+    left_rows,
+    multiply,
+    numbers,
+    registers_of,
+    tile,
+)
 from clinreadnet.kernels.ptx.machine import Array, InFlight
 from clinreadnet.kernels.ptx.machine import Machine as M
 from clinreadnet.kernels.ptx.program import Instruction, Operand, Register
@@ -132,20 +139,18 @@ def mma_async(m: M, i: Instruction) -> None:
     read = [item for item in left if held]
     if keep.any():
         read += registers
-        total = np.where(keep, _accumulator(m, registers, columns), 0.0)
+        total = np.where(keep, _accumulator(m, registers), 0.0)
     else:
         total = np.zeros((m.lanes // GROUP, ROWS, columns))
     _fenced(m, read)
     if held:
-        rows = fragment(m, left)
-        rows = numbers(np.concatenate([rows[:, 0::2], rows[:, 1::2]], axis=2), kind)
-        rows = np.concatenate([rows[:, 0], rows[:, 1]], axis=2).reshape(-1, ROWS, k)
+        rows = left_rows(m, left, kind).reshape(-1, ROWS, k)
     else:
         rows = stored(m, a, ROWS, k, kind, transposed=bool(flip_a))
     right = stored(m, b, columns, k, kind, transposed=bool(flip_b)).transpose(0, 2, 1)
     result = multiply(rows, right, total, TERMS[kind])
-    for register, values in zip(registers, _held(result), strict=True):
-        m.registers[register.index] = InFlight(values)
+    for register, values in zip(registers, registers_of(result), strict=True):
+        m.registers[register.index] = InFlight(values.view(np.uint32))
     use = Use({item.index: m.registers[item.index] for item in (*registers, *read)})
     m.products[-1].append(use)
 
@@ -158,27 +163,13 @@ def _fenced(m: M, used: list[Any]) -> None:
             raise NotWaited(f"{use.name} changed after the last wgmma.fence")
 
 
-def _accumulator(m: M, registers: tuple[Register, ...], columns: int) -> Array:
+def _accumulator(m: M, registers: tuple[Register, ...]) -> Array:
     """Return registers as [groups, 64, columns] float64."""
-    total = np.empty((m.lanes // GROUP, 4, 2, 8, columns // 8, 4, 2))
-    for place, register in enumerate(registers):
+    values = []
+    for register in registers:
         value = m.registers[register.index]
-        value = value.value if isinstance(value, InFlight) else m.read(register, "f32")
-        held = value.view(np.float32).reshape(-1, 4, 8, 4)  # [group, warp, row, pair]
-        total[:, :, place // 2 % 2, :, place // 4, :, place % 2] = held
-    return total.reshape(-1, ROWS, columns)
-
-
-def _held(result: Array) -> list[Array]:
-    """Inverse of ``_accumulator``: values of each thread by register."""
-    columns = result.shape[2]
-    parts = result.reshape(-1, 4, 2, 8, columns // 8, 4, 2)
-    return [
-        np.ascontiguousarray(
-            parts[:, :, place // 2 % 2, :, place // 4, :, place % 2], np.float32
-        ).reshape(-1).view(np.uint32)
-        for place in range(columns // 2)
-    ]  # fmt: skip
+        values.append(value.value if isinstance(value, InFlight) else m.read(register, "f32"))
+    return tile(values).reshape(-1, ROWS, 2 * len(values))
 
 
 @instruction(
