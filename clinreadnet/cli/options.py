@@ -1,18 +1,26 @@
-"""Options that several commands share.
+"""Options that several commands share, alone and in groups.
 
 A parameter of a command has its name in the library. If the flag differs, it is given explicitly,
 so that `clinreadnet.cli.command.spell` finds the flag for a parameter in an error message.
+
+A group is a dataclass of options. A command takes a group as one parameter, and
+`clinreadnet.cli.groups.flatten` gives the command the group's options in its place.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clinreadnet.backends import BACKENDS
 from clinreadnet.precision import spelled
+
+if TYPE_CHECKING:
+    from clinreadnet.scoring.site_rules import SiteRules
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 Rows = Annotated[
@@ -72,7 +80,6 @@ GraphPrecision = Annotated[
     str | None,
     typer.Option("--precision", help="Precision of the graph. Default: the most accurate."),
 ]
-
 SiteMapFile = Annotated[
     Path | None,
     typer.Option(
@@ -87,13 +94,55 @@ Figures = Annotated[
         "streaks of each slice.",
     ),
 ]
-
 LimitsFile = Annotated[
     Path | None,
     typer.Option(
         help="Limits of your site for each protocol (TOML); a series beyond them is named."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """Arguments of `Session`: which backends and precision, and whom to trust."""
+
+    backends: Backends = None
+    trusted_keys: TrustedKeys = None
+    not_before: NotBefore = None
+    precision: GraphPrecision = None
+
+
+@dataclass(frozen=True)
+class FullSessionOptions:
+    """The options of `SessionOptions`, a GPU, and the choice of the fastest backend."""
+
+    backends: Backends = None
+    device: Device = 0
+    fastest: Fastest = False
+    budget: Budget = None
+    trusted_keys: TrustedKeys = None
+    not_before: NotBefore = None
+    precision: GraphPrecision = None
+
+
+@dataclass(frozen=True)
+class SiteFiles:
+    """Files of a site."""
+
+    site_map: SiteMapFile = None
+    limits: LimitsFile = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The files that are given."""
+        return [path for path in (self.site_map, self.limits) if path is not None]
+
+    def read(self, trusted_keys: Sequence[Path] | None) -> SiteRules:
+        """Read the files, see `read_site_rules`."""
+        from clinreadnet.scoring.site_rules import read_site_rules
+
+        return read_site_rules(self.site_map, self.limits, trusted_keys)
+
 
 # Options of score.
 CsvFile = Annotated[
@@ -147,6 +196,23 @@ Captures = Annotated[
         "folder."
     ),
 ]
+
+
+@dataclass(frozen=True)
+class ScoreFiles:
+    """Outputs of score beside the table."""
+
+    csv: CsvFile = None
+    plot: PlotFile = None
+    html: HtmlFile = None
+    pdf: PdfFile = None
+    challenge_output: ChallengeFolder = None
+    sr: Reports = None
+    map: Maps = None
+    map_resolution: MapResolution = "patch"
+    secondary_capture: Captures = None
+
+
 KeepGoing = Annotated[
     bool,
     typer.Option("--keep-going", help="Leave damaged slices out, name them and exit with 1."),

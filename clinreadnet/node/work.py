@@ -23,15 +23,13 @@ from clinreadnet.errors import (
     counted,
     origin,
 )
+from clinreadnet.node.config import NodeConfig
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
 from clinreadnet.node.spool import Series, SetAside, Spool
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.breaches import with_limits
-from clinreadnet.scoring.protocol_limits import ProtocolLimits
 from clinreadnet.scoring.result import SeriesReport, summary_line
 from clinreadnet.scoring.run import score_slices
-from clinreadnet.scoring.site_map import SiteMap, with_site_scores
 
 LATER = (BackendError, SessionClosed, OSError, sqlite3.Error, MemoryError)
 """Errors that a series does not cause: it is kept and retried."""
@@ -52,13 +50,7 @@ class Worker:
         session: Session,
         spool: Spool,
         metrics: Metrics,
-        *,
-        maps: bool,
-        resample: bool,
-        map_resolution: str = "patch",
-        figures: bool = False,
-        limits: ProtocolLimits | None = None,
-        site_map: SiteMap | None = None,
+        config: NodeConfig,
     ) -> None:
         """Create the worker; nothing is scored yet.
 
@@ -66,22 +58,12 @@ class Worker:
             session: session of the loaded bundle.
             spool: spool for series and objects.
             metrics: metrics of the node.
-            maps: whether to make parametric maps.
-            resample: whether sizes other than 512x512 are accepted.
-            map_resolution: resolution of the maps, see `quality_map.write_maps`.
-            figures: whether to measure the figures of each slice.
-            limits: limits of the site, with which each series is compared.
-            site_map: map that makes site scores beside the scores.
+            config: settings of the node: what to measure and to make, and the rules of the site.
         """
         self._session = session
         self._spool = spool
         self._metrics = metrics
-        self._maps = maps
-        self._map_resolution = map_resolution
-        self._figures = figures
-        self._limits = limits
-        self._site_map = site_map
-        self._resample = resample
+        self._config = config
         self._doing = ""
 
     def score(self, series: Series) -> None:
@@ -150,26 +132,29 @@ class Worker:
             damaged += 1
             log(f"{name}: a slice is left out: {self._without_paths(error.full)}", kind="left out")
 
-        wanted = {"report", "map"} if self._maps else {"report"}
+        wanted = {"report", "map"} if self._config.maps else {"report"}
         wanted -= self._spool.made(series)
         try:
             refs = find_slices(
-                list(series.files), resample=self._resample, keep=sources.SOURCE_TAGS
+                list(series.files), resample=self._config.resample, keep=sources.SOURCE_TAGS
             )
             refs = [replace(ref, named=False) for ref in refs]  # a peer sends whole series
             self._doing = "scoring"
-            report = score_slices(self._session, refs, figures=self._figures, left_out=leave_out)
+            report = score_slices(
+                self._session,
+                refs,
+                figures=self._config.figures,
+                rules=self._config.rules,
+                left_out=leave_out,
+            )
         except InputError as error:
             raise _NoSlice(error.full) from None
         self._metrics.left_out.labels("damaged").inc(damaged)
         if empty := len(report.skipped):
             self._metrics.left_out.labels("no body").inc(empty)
             log(f"{name}: left out at its ends: {counted(empty, 'slice')} without a body")
-        if self._site_map is not None:
-            report = with_site_scores(report, self._site_map)
-            log(f"{name}: {summary_line(report.series)} ({self._site_map.name})")
-        if self._limits is not None:
-            report = with_limits(report, self._limits)
+        if report.site_map is not None:
+            log(f"{name}: {summary_line(report.series)} ({report.site_map.name})")
         self._doing = "report"
         headers = sources.make_sources(report.refs)
         facts = self._session.describe()
@@ -208,7 +193,7 @@ class Worker:
             return [], self._why(error)
         try:
             return quality_map.write_maps(
-                report, headers, facts, folder, self._map_resolution
+                report, headers, facts, folder, self._config.map_resolution
             ), None
         except LATER:
             raise

@@ -37,9 +37,8 @@ from clinreadnet.physics import SliceFigures
 from clinreadnet.processor import processors
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.files import load_manifest
-from clinreadnet.scoring.breaches import LimitReport, check_limits
+from clinreadnet.scoring.breaches import LimitReport
 from clinreadnet.scoring.cluster import LOCAL, connected
-from clinreadnet.scoring.protocol_limits import ProtocolLimits
 from clinreadnet.scoring.result import (
     SeriesSummary,
     SliceScore,
@@ -48,7 +47,8 @@ from clinreadnet.scoring.result import (
     summarise_by_series,
 )
 from clinreadnet.scoring.run import SeriesEnds, score_chunk
-from clinreadnet.scoring.site_map import SiteMap, site_lines, site_scores
+from clinreadnet.scoring.site_map import SiteMap, site_lines
+from clinreadnet.scoring.site_rules import NO_RULES, SiteRules
 from clinreadnet.spec import RESEARCH_USE
 
 CHUNK = 32
@@ -178,8 +178,7 @@ def score_archive(
     resample: bool = False,
     figures: bool = False,
     session_options: Mapping[str, Any] | None = None,
-    site_map: SiteMap | None = None,
-    limits: ProtocolLimits | None = None,
+    rules: SiteRules = NO_RULES,
     note: Callable[[str], None] = lambda line: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> ArchiveReport:
@@ -200,8 +199,8 @@ def score_archive(
         resample: whether to accept sizes other than 512×512.
         figures: whether to measure noise, size, dose and other figures of each slice.
         session_options: arguments of `Session` beyond the bundle and ``threads``.
-        site_map: map to the grades of the site's readers, for a column ``site_score``.
-        limits: limits of the site, with which each series is compared.
+        rules: rules of the site: a map for a column ``site_score``, and limits, with which each
+            series is compared.
         note: called with one line for each file that is skipped or unusual.
         advance: called with the slices done and their total.
 
@@ -210,17 +209,15 @@ def score_archive(
 
     Raises:
         InputError: the site map is of other weights, figures are limited that are not measured,
-            there are no slices, the cluster does not
-            exist or does not answer, it cannot run so many workers, or the bundle cannot be loaded.
+            there are no slices, the cluster does not exist or does not answer, it cannot run so
+            many workers, or the bundle cannot be loaded.
         CheckFailed: the bundle does not reproduce its golden outputs on a worker.
         NotWritten: the slices were scored, but the file cannot be written.
     """
     out, bundle = Path(out), Path(bundle).absolute()
     check_output(out)
-    if limits is not None:
-        limits.check_figures(figures)
-    if site_map is not None:
-        site_map.check_weights(load_manifest(bundle).model.weights_sha256)
+    weights = None if rules.site_map is None else load_manifest(bundle).model.weights_sha256
+    rules.check(figures=figures, weights_sha256=weights)
     most = processors()
     if address == LOCAL and (workers or 1) > most and not ray.is_initialized():
         raise InputError(f"workers={workers}: this machine has {most} processors; ask for fewer")
@@ -253,25 +250,22 @@ def score_archive(
     if session is not None and session["unjudged"]:
         note(session["unjudged"])
     rows = [outcomes[index] for index in range(len(refs))]
-    if site_map is not None:
-        rows = [
-            site_scores([row], site_map)[0] if isinstance(row, SliceScore) else row for row in rows
-        ]
-    good = [row for row in rows if isinstance(row, SliceScore)]
+    good, checked = rules.apply([row for row in rows if isinstance(row, SliceScore)])
+    ruled = iter(good)
+    rows = [next(ruled) if isinstance(row, SliceScore) else row for row in rows]
     ends = SeriesEnds()
     ends.sort(refs, {i: row for i, row in enumerate(rows) if isinstance(row, InputError)})
     if line := ends.note():
         note(line)
-    checked = None if limits is None else check_limits(good, limits)
     report = ArchiveReport(
         out=out,
         slices=total,
         not_scored=total - len(good) - len(ends.skipped()),
         by_series=summarise_by_series(good),
         session=session,
-        site_map=site_map,
+        site_map=rules.site_map,
         limits=checked,
-        notes=[*site_lines(good, site_map), *([] if checked is None else checked.lines)],
+        notes=[*site_lines(good, rules.site_map), *([] if checked is None else checked.lines)],
     )
     try:
         _write(out, refs, rows, refused, report, figures)

@@ -16,6 +16,7 @@ from clinreadnet.errors import ClinReadNetError, InputError, counted
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.profiling import stage
 from clinreadnet.scoring.result import SeriesReport, SliceScore, slice_scores
+from clinreadnet.scoring.site_rules import NO_RULES, SiteRules
 
 
 def score_slices(
@@ -23,6 +24,7 @@ def score_slices(
     refs: Sequence[SliceRef],
     *,
     figures: bool = False,
+    rules: SiteRules = NO_RULES,
     advance: Callable[[int], None] = lambda slices: None,
     left_out: Callable[[SliceRef, InputError], None] | None = None,
     note: Callable[[str], None] = lambda line: None,
@@ -35,6 +37,7 @@ def score_slices(
         session: a loaded bundle.
         refs: at least one slice, from `find_slices`.
         figures: whether to measure `SliceScore.figures`.
+        rules: rules of the site, which are applied to the scores.
         advance: called after each batch with its number of slices.
         left_out: called with a slice that cannot be loaded and the error, instead of raising.
         note: called with a line about skipped slices.
@@ -43,8 +46,10 @@ def score_slices(
         The report.
 
     Raises:
-        InputError: no slice can be loaded; without ``left_out``, a slice cannot be loaded.
+        InputError: the rules cannot be applied to scores of this bundle; no slice can be loaded;
+            without ``left_out``, a slice cannot be loaded.
     """
+    rules.check(figures=figures, weights_sha256=session.manifest.model.weights_sha256)
     slices: list[SliceScore] = []
     kept: list[SliceRef] = []
     outputs: list[Scores] = []
@@ -80,8 +85,15 @@ def score_slices(
         raise InputError(
             f"none of {counted(len(refs), 'slice')} can be read; the lines above say why"
         )
+    slices, limits = rules.apply(slices)
     return SeriesReport(
-        slices, kept, Scores.concatenate(outputs), session.manifest.unjudged, ends.skipped()
+        slices,
+        kept,
+        Scores.concatenate(outputs),
+        unjudged=session.manifest.unjudged,
+        skipped=ends.skipped(),
+        site_map=rules.site_map,
+        limits=limits,
     )
 
 
