@@ -17,7 +17,7 @@ from clinreadnet.cli.options import (
     SiteFiles,
     SlicePaths,
 )
-from clinreadnet.console import Output, note, progress_bar, status
+from clinreadnet.console import Output, note, print_lines, progress_bar, status
 from clinreadnet.errors import CheckFailed, counted
 from clinreadnet.files import check_output
 from clinreadnet.spec import RESEARCH_USE
@@ -96,10 +96,9 @@ def score_archive(
         print_json(report.to_dict())
     elif report.by_series and not printed:
         output = Output()
-        output.print("means:" if failure else f"{out}:", highlight=False, soft_wrap=True)
+        print_lines(output, ["means:" if failure else f"{out}:"])
         print_series(report.by_series, output, most=_LINES)
-        for line in (*report.notes, RESEARCH_USE):
-            output.print(line, highlight=False, soft_wrap=True)
+        print_lines(output, [*report.notes, RESEARCH_USE])
     if failure is not None:
         raise failure
     if missing := report.not_scored:

@@ -17,9 +17,8 @@ from statistics import NormalDist
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from clinreadnet.console import Column, fitted_table
+from clinreadnet.console import Column, fitted_table, print_lines
 from clinreadnet.errors import InputError
 from clinreadnet.scoring.estimate import CONFIDENCE
 from clinreadnet.spec import RESEARCH_USE
@@ -150,16 +149,15 @@ def print_plan(plan: Plan, console: Console) -> None:
             Column("for score", [str(row.for_score) for row in rows], 2),
             Column("expected PLCC", [f"{row.correlation:.2f}" for row in rows], 3),
         ],
+        title=f"For {CONFIDENCE:.0%} intervals of ± {plan.half_width:g}",
     )
-    table.title = Text(f"For {CONFIDENCE:.0%} intervals of ± {plan.half_width:g}")
-    table.title_justify = "left"
     console.print(table)
     m = plan.slices_per_patient
-    for line in (
+    lines = [
         "Slices: what each reader grades. For ICC, for score: independent slices.",
         f"Expected: ICC of readers {plan.agreement:g}, correlation of the score with an exact "
         f"grade {plan.correlation:g}, {m} slice{'s' if m > 1 else ''} of a patient"
         + (f" that correlate with {plan.within_patient:g}." if m > 1 else "."),
         RESEARCH_USE,
-    ):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    ]
+    print_lines(console, lines)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from clinreadnet.console import Column, fitted_table
+from clinreadnet.console import Column, fitted_table, print_lines
 from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.errors import counted, visible
 from clinreadnet.physics.table import FIGURES, METHODS, figure_lines
@@ -76,9 +76,9 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
         lines.append(f"{METHODS}.")
     if report.limits is not None:
         lines += report.limits.lines
-    for line in (*lines, report.unjudged, scored_by(session), RESEARCH_USE):
-        if line is not None:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if report.unjudged is not None:
+        lines.append(report.unjudged)
+    print_lines(console, [*lines, scored_by(session), RESEARCH_USE])
 
 
 def print_series(
@@ -113,7 +113,7 @@ def print_series(
         if len(shown) == len(summaries):
             return
         line = f"and {len(summaries) - len(shown)} more series; --json gives all"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print_lines(console, [line])
 
 
 def scored_by(session: Mapping[str, Any]) -> str:
