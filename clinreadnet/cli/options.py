@@ -18,6 +18,7 @@ import typer
 
 from clinreadnet.backends import BACKENDS
 from clinreadnet.precision import spelled
+from clinreadnet.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from clinreadnet.scoring.site_rules import SiteRules
@@ -243,6 +244,9 @@ Epochs = Annotated[int, typer.Option(min=1, help="Passes over the data.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Slices per step.")]
 LearningRate = Annotated[float, typer.Option(min=0, help="Peak learning rate.")]
 Crop = Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")]
+Target = Annotated[
+    str, typer.Option(help="Learn the score, or the noiseless quality of simulated slices.")
+]
 ValidationShare = Annotated[
     float, typer.Option(min=0, max=0.9, help="Share of the anatomies held out.")
 ]
@@ -259,3 +263,14 @@ LimitTime = Annotated[
     str | None,
     typer.Option(metavar="90s|30m|2h", help="Finish the schedule within this training time."),
 ]
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """Settings of `TrainConfig` for the network and its steps."""
+
+    preset: Preset = TrainConfig.preset
+    epochs: Epochs = TrainConfig.epochs
+    batch_size: BatchSize = TrainConfig.batch_size
+    learning_rate: LearningRate = TrainConfig.learning_rate
+    crop: Crop = TrainConfig.crop
