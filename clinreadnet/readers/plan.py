@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
@@ -126,13 +127,12 @@ def slices_for_correlation(correlation: float, half_width: float) -> int:
         z, step = math.atanh(correlation), _QUANTILE / math.sqrt(n - 3)
         return (math.tanh(z + step) - math.tanh(z - step)) / 2
 
-    low, high = 3, 4  # the interval of `low` slices is too wide, or not defined
-    while reach(high) > half_width:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if reach(middle) > half_width else (low, middle)
-    return high
+    least = 4  # the interval of 3 slices is not defined
+    enough = least
+    while reach(enough) > half_width:
+        enough *= 2
+    sizes = range(least, enough)
+    return least + bisect_left(sizes, True, key=lambda n: reach(n) <= half_width)
 
 
 def print_plan(plan: Plan, console: Console) -> None:

@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,19 @@ TRIES = 2
 """Number of workers that may die on a chunk before its slices are scored one by one. The same
 number may then die on a slice before it becomes a row with an error."""
 
+
+def _columns_of(kind: type[Acquisition | SliceFigures]) -> list[tuple[str, Any]]:
+    """Return name and type of the column of each field of a dataclass."""
+    return [
+        (field.name, pyarrow.string() if "str" in str(field.type) else pyarrow.float64())
+        for field in fields(kind)
+    ]
+
+
+def _names(kind: type[Acquisition | SliceFigures]) -> list[str]:
+    return [name for name, _ in _columns_of(kind)]
+
+
 SCHEMA = pyarrow.schema(
     [
         ("path", pyarrow.string()),
@@ -76,10 +89,7 @@ SCHEMA = pyarrow.schema(
         ("header", pyarrow.string()),
         ("site_score", pyarrow.float32()),
         ("site_map", pyarrow.string()),
-        *(
-            (field.name, pyarrow.string() if "str" in str(field.type) else pyarrow.float64())
-            for field in fields(Acquisition)
-        ),
+        *_columns_of(Acquisition),
         ("error", pyarrow.string()),
     ]
 )
@@ -92,15 +102,7 @@ LIMITS = pyarrow.schema([("limits", pyarrow.string())])
 """One more column, if series are compared with limits: those that the slice's series exceeds with
 its values, or an empty text."""
 
-FIGURES = pyarrow.schema(
-    [
-        *(
-            (field.name, pyarrow.string() if "str" in str(field.type) else pyarrow.float64())
-            for field in fields(SliceFigures)
-        ),
-        ("remark", pyarrow.string()),
-    ]
-)
+FIGURES = pyarrow.schema([*_columns_of(SliceFigures), ("remark", pyarrow.string())])
 """More columns, if figures are measured: those of `SliceFigures`, and `SliceScore.remark`."""
 
 _SCORED = tuple(SCHEMA.names[SCHEMA.names.index("score") : SCHEMA.names.index("site_map") + 1])
@@ -269,9 +271,7 @@ def score_archive(
     )
     try:
         _write(out, refs, rows, refused, report, figures)
-    except (
-        Exception
-    ) as error:  # an error of Arrow or the disk: hours of work must not be lost silently
+    except Exception as error:  # of Arrow or the disk: hours of work must not be lost silently
         if isinstance(error, InputError):
             reason = error.full
         elif isinstance(error, OSError) and error.strerror:
@@ -391,51 +391,45 @@ def _write(
     figures: bool,
 ) -> None:
     """Write the Parquet file; its metadata describes the session and the site map."""
-    after = [None] * len(refused)
     paths = [*(ref.path for ref in refs), *(path for path, _ in refused)]
-    columns: dict[str, list[Any]] = {
+    scored = [row if isinstance(row, SliceScore) else None for row in rows]
+    after = [None] * len(refused)
+
+    def of(owners: Sequence[Any], names: Iterable[str]) -> dict[str, list[Any]]:
+        """Return columns of attributes of the slices. The rows of refused files are last."""
+        return {name: [getattr(own, name, None) for own in owners] + after for name in names}
+
+    columns = of(refs, ("frame", "position")) | of(scored, _SCORED)
+    columns |= of([ref.acquisition for ref in refs], _names(Acquisition))
+    columns |= {
         "path": [visible(str(path)) for path in paths],
-        "frame": [ref.frame for ref in refs] + after,
         "series": [visible(ref.series) for ref in refs] + after,
         "sop_instance_uid": [visible(ref.instance_uid) for ref in refs] + after,
-        "position": [ref.position for ref in refs] + after,
-        **{
-            name: [getattr(row, name) if isinstance(row, SliceScore) else None for row in rows]
-            + after
-            for name in _SCORED
-        },
-        **{
-            field.name: [getattr(ref.acquisition, field.name) for ref in refs] + after
-            for field in fields(Acquisition)
-        },
         "error": [
             *(str(row) if isinstance(row, InputError) else None for row in rows),
             *(reason for _, reason in refused),
         ],
     }
+    schema = SCHEMA
+    if figures:
+        schema = pyarrow.unify_schemas([SCHEMA, FIGURES])
+        columns |= of([row and row.figures for row in scored], _names(SliceFigures))
+        columns |= of(scored, ("remark",))
+    if report.limits is not None:
+        schema = pyarrow.unify_schemas([schema, LIMITS])
+        exceeded = {
+            (own.series, own.protocol): "; ".join(breach.values for breach in own.breaches)
+            for own in report.limits.series
+        }
+        columns["limits"] = [
+            None if row is None else exceeded[row.series, row.acquisition.protocol]
+            for row in scored
+        ] + after
     facts = {
         "research_use": RESEARCH_USE,
         "session": json.dumps(report.session),
         "site_map": json.dumps(site_map_to_dict(report.site_map)),
     }
-    schema = SCHEMA
-    if figures:
-        schema = pyarrow.unify_schemas([SCHEMA, FIGURES])
-        scored = [row if isinstance(row, SliceScore) else None for row in rows]
-        for field in fields(SliceFigures):
-            own = [getattr(row.figures, field.name) if row else None for row in scored]
-            columns[field.name] = own + after
-        columns["remark"] = [row.remark if row else None for row in scored] + after
-    if report.limits is not None:
-        schema = pyarrow.unify_schemas([schema, LIMITS])
-        exceeded: dict[tuple[str, str | None], str] = {
-            (own.series, own.protocol): "; ".join(breach.values for breach in own.breaches)
-            for own in report.limits.series
-        }
-        columns["limits"] = [
-            exceeded[row.series, row.acquisition.protocol] if isinstance(row, SliceScore) else None
-            for row in rows
-        ] + after
     table = pyarrow.table(columns, schema=schema.with_metadata(facts))
     with whole_file(out) as temporary:
         parquet.write_table(table, temporary)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from clinreadnet.data.slices import framed
 from clinreadnet.errors import LimitExceeded, counted, visible
 from clinreadnet.scoring.protocol_limits import (
     LEAST_MEAN_SCORE,
@@ -36,8 +37,7 @@ class Place:
     @property
     def name(self) -> str:
         """Name of the file, with the frame in brackets."""
-        name = visible(os.path.basename(self.path))
-        return name if self.frame is None else f"{name}[{self.frame}]"
+        return visible(framed(os.path.basename(self.path), self.frame))
 
 
 @dataclass(frozen=True)

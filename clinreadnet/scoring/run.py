@@ -5,8 +5,9 @@ Only the outputs of each slice are kept, about 1 kB, not its pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,12 +70,7 @@ def score_slices(
             if not images:
                 continue
             good = [batch[index] for index in images]
-            result = session.score(
-                np.stack(list(images.values())),
-                [ref.loaded_mm for ref in good],
-                figures=figures,
-                checked=True,
-            )
+            result = _score(session, good, images.values(), figures)
             slices += slice_scores(good, result)
             kept += good
             outputs.append(result)
@@ -115,23 +111,24 @@ def score_chunk(
     good = [refs[index] for index in images]
     try:
         if images:
-            together = session.score(
-                np.stack(list(images.values())),
-                [ref.loaded_mm for ref in good],
-                figures=figures,
-                checked=True,
-            )
+            together = _score(session, good, images.values(), figures)
             outcomes |= zip(images, slice_scores(good, together), strict=True)
     except ClinReadNetError:
         for index, image in images.items():  # score singly to find the failing slice
             try:
-                alone = session.score(
-                    image[None], refs[index].loaded_mm, figures=figures, checked=True
-                )
+                alone = _score(session, [refs[index]], [image], figures)
                 (outcomes[index],) = slice_scores([refs[index]], alone)
             except ClinReadNetError as error:
                 outcomes[index] = InputError(f"{refs[index].name}: {error}")
     return [outcomes[index] for index in range(len(refs))]
+
+
+def _score(
+    session: Session, refs: Sequence[SliceRef], images: Iterable[NDArray[Any]], figures: bool
+) -> Scores:
+    """Return the outputs of the network for the images [512, 512] of n slices."""
+    widths = [ref.loaded_mm for ref in refs]
+    return session.score(np.stack(list(images)), widths, figures=figures, checked=True)
 
 
 class SeriesEnds:

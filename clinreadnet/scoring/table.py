@@ -10,6 +10,7 @@ from rich.console import Console
 
 from clinreadnet.console import Column, fitted_table, print_lines
 from clinreadnet.data.acquisition import exposure_lines
+from clinreadnet.data.slices import framed
 from clinreadnet.errors import counted, visible
 from clinreadnet.physics.table import FIGURES, METHODS, figure_lines
 from clinreadnet.scoring.domain import domain_lines, domain_mark
@@ -63,10 +64,7 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
         style="italic",
         soft_wrap=True,
     )
-    shown = [
-        visible(name if entry.frame is None else f"{name}[{entry.frame}]")
-        for name, entry in zip(names, slices, strict=True)
-    ]
+    shown = [visible(framed(name, entry.frame)) for name, entry in zip(names, slices, strict=True)]
     console.print(fitted_table(console, "slice", shown, columns))
     print_series(by_series, console)
     lines = [*domain_lines(slices), *exposure_lines([entry.acquisition for entry in slices])]
