@@ -33,6 +33,7 @@ from clinreadnet.scoring.site_map import (
     site_lines,
     site_scores,
 )
+from clinreadnet.scoring.site_rules import SiteRules
 
 OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -246,7 +247,6 @@ def test_an_archive_has_a_column_for_it(scored: Path, tmp_path: Path) -> None:
     from clinreadnet.scoring.archive import score_archive
 
     with pytest.raises(InputError, match="the site map was fitted for weights"):
-        score_archive(
-            [scored / "series"], scored / "bundle", tmp_path / "a.parquet", site_map=site_map()
-        )
+        rules = SiteRules(site_map())
+        score_archive([scored / "series"], scored / "bundle", tmp_path / "a.parquet", rules=rules)
     assert list(tmp_path.iterdir()) == []
