@@ -8,34 +8,26 @@ from typing import Annotated
 
 import typer
 
+from clinreadnet.cli import options
 from clinreadnet.cli.common import print_json
-from clinreadnet.cli.options import (
-    Bf16,
-    Data,
-    Json,
-    LimitTime,
-    StepOptions,
-    Target,
-    ValidationShare,
-)
 from clinreadnet.console import status
 from clinreadnet.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class AblateOptions(StepOptions):
+class AblateOptions(options.StepOptions):
     """Settings of `TrainConfig` that all networks share."""
 
-    target: Target = TrainConfig.target
-    validation_share: ValidationShare = TrainConfig.validation_share
+    target: options.Target = TrainConfig.target
+    validation_share: options.ValidationShare = TrainConfig.validation_share
     keep: Annotated[str, typer.Option(help="Epoch to measure: best on validation, or last.")] = (
         TrainConfig.keep
     )
-    bf16: Bf16 = TrainConfig.bf16
+    bf16: options.Bf16 = TrainConfig.bf16
 
 
 def ablate(
-    data: Data,
+    data: options.Data,
     *,
     out: Annotated[
         Path, typer.Option(help="Folder of the runs and of the table.", show_default=False)
@@ -53,13 +45,13 @@ def ablate(
         typer.Option(help="Files or folders of the patients' slices themselves; repeatable."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
-    options: AblateOptions,
-    limit_time: LimitTime = None,
+    settings: AblateOptions,
+    limit_time: options.LimitTime = None,
     report: Annotated[
         bool,
         typer.Option("--report", help="Train nothing: compare the networks that are finished."),
     ] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train otherwise identical networks, each without one part, and compare.
 
@@ -78,8 +70,8 @@ def ablate(
         from clinreadnet.training.recipe import parse_duration
 
     config = TrainConfig(
-        **vars(options),
-        patience=options.epochs,
+        **vars(settings),
+        patience=settings.epochs,
         limit_seconds=None if limit_time is None else parse_duration(limit_time),
     )
     result = run(data, out, config, seeds, test, patients, clean or (), report=report)

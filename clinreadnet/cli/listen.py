@@ -7,16 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clinreadnet.cli import options
 from clinreadnet.cli.common import open_session
-from clinreadnet.cli.options import (
-    Bundle,
-    Device,
-    Figures,
-    MapResolution,
-    Resample,
-    SessionOptions,
-    SiteFiles,
-)
 from clinreadnet.errors import InputError
 from clinreadnet.limits import MIB
 from clinreadnet.node.config import NodeConfig
@@ -36,7 +28,7 @@ def listen(
             show_default=False,
         ),
     ],
-    bundle: Bundle = None,
+    bundle: options.Bundle = None,
     aet: Annotated[str, typer.Option(help="AE title of the node.")] = "CLINREADNET",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 11112,
     host: Annotated[
@@ -53,10 +45,10 @@ def listen(
     map: Annotated[
         bool, typer.Option("--map", help="Also send a parametric map of each series.")
     ] = False,
-    map_resolution: MapResolution = "patch",
-    resample: Resample = False,
-    figures: Figures = False,
-    site: SiteFiles,
+    map_resolution: options.MapResolution = "patch",
+    resample: options.Resample = False,
+    figures: options.Figures = False,
+    site: options.SiteFiles,
     quiet: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds without a new slice that complete a series."),
@@ -100,8 +92,8 @@ def listen(
             min=0, max=65535, help="Port of /healthz and /metrics on loopback; 0 for none."
         ),
     ] = 0,
-    session_options: SessionOptions,
-    device: Device = 0,
+    session_options: options.SessionOptions,
+    device: options.Device = 0,
 ) -> None:
     """Run a DICOM node that receives CT series and sends quality reports.
 

@@ -7,16 +7,8 @@ from typing import Annotated
 
 import typer
 
+from clinreadnet.cli import options
 from clinreadnet.cli.common import check_printed, print_json, session_arguments
-from clinreadnet.cli.options import (
-    Bundle,
-    Figures,
-    Json,
-    Resample,
-    SessionOptions,
-    SiteFiles,
-    SlicePaths,
-)
 from clinreadnet.console import Output, note, print_lines, progress_bar, status
 from clinreadnet.errors import CheckFailed, counted
 from clinreadnet.files import check_output
@@ -26,12 +18,12 @@ _LINES = 50  # series to print; an archive can have thousands
 
 
 def score_archive(
-    paths: SlicePaths,
+    paths: options.SlicePaths,
     *,
     out: Annotated[
         Path, typer.Option(help="Parquet file to write (.parquet).", show_default=False)
     ],
-    bundle: Bundle = None,
+    bundle: options.Bundle = None,
     address: Annotated[
         str,
         typer.Option(
@@ -43,11 +35,11 @@ def score_archive(
         int | None,
         typer.Option(min=1, help="Number of sessions. Default: one per GPU, else one per CPU."),
     ] = None,
-    resample: Resample = False,
-    figures: Figures = False,
-    session_options: SessionOptions,
-    site: SiteFiles,
-    as_json: Json = False,
+    resample: options.Resample = False,
+    figures: options.Figures = False,
+    session_options: options.SessionOptions,
+    site: options.SiteFiles,
+    as_json: options.Json = False,
 ) -> None:
     """Score an archive on Ray and write the scores to a Parquet file; print a mean for each series.
 

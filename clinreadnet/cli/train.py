@@ -9,33 +9,24 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.options import (
-    Bf16,
-    Compile,
-    Data,
-    LimitTime,
-    StepOptions,
-    Target,
-    TileWeight,
-    ValidationShare,
-)
+from clinreadnet.cli import options
 from clinreadnet.console import status
 from clinreadnet.errors import InputError
 from clinreadnet.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class TrainOptions(StepOptions):
+class TrainOptions(options.StepOptions):
     """Settings of `TrainConfig`."""
 
     loss: Annotated[
         str, typer.Option(help="hrps; to compare with: rps-fine, rps-coarse or cross-entropy.")
     ] = TrainConfig.loss
-    target: Target = TrainConfig.target
-    tile_weight: TileWeight = TrainConfig.tile_weight
-    bf16: Bf16 = TrainConfig.bf16
-    compile: Compile = TrainConfig.compile
-    validation_share: ValidationShare = TrainConfig.validation_share
+    target: options.Target = TrainConfig.target
+    tile_weight: options.TileWeight = TrainConfig.tile_weight
+    bf16: options.Bf16 = TrainConfig.bf16
+    compile: options.Compile = TrainConfig.compile
+    validation_share: options.ValidationShare = TrainConfig.validation_share
     patience: Annotated[
         int,
         typer.Option(min=1, help="Epochs without a better validation sum after which to stop."),
@@ -47,7 +38,7 @@ class TrainOptions(StepOptions):
 
 def train(
     context: typer.Context,
-    data: Data,
+    data: options.Data,
     *,
     out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
     recipe: Annotated[
@@ -58,8 +49,8 @@ def train(
             "all other options.",
         ),
     ] = None,
-    options: TrainOptions,
-    limit_time: LimitTime = None,
+    settings: TrainOptions,
+    limit_time: options.LimitTime = None,
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from. Default: random weights.")
     ] = None,
@@ -90,7 +81,7 @@ def train(
         checkpoint = train_recipe(data, out, load_recipe(recipe), resume=resume)
     else:
         config = TrainConfig(
-            **vars(options),
+            **vars(settings),
             seed=seed,
             limit_seconds=None if limit_time is None else parse_duration(limit_time),
             init=None if init is None else str(init),
