@@ -17,7 +17,7 @@ def flatten(command: Callable[..., None]) -> Callable[..., None]:
             field of a group is annotated as a parameter would be.
     """
     hints = get_type_hints(command, include_extras=True)
-    groups = {name: group for name, group in hints.items() if is_dataclass(group)}
+    groups: dict[str, Any] = {name: group for name, group in hints.items() if is_dataclass(group)}
     parameters = list(_options(command))
 
     @wraps(command)

@@ -58,17 +58,6 @@ Backends = Annotated[
 Device = Annotated[
     int, typer.Option(help="GPU to use, by its number among the visible ones.", show_default=True)
 ]
-Fastest = Annotated[
-    bool,
-    typer.Option("--fastest", help="Time every backend that works here and use the fastest."),
-]
-Budget = Annotated[
-    float | None,
-    typer.Option(
-        help="With --fastest: also try the bundle's other precisions, if no output has an error of "
-        "more than this, such as 1e-2."
-    ),
-]
 TrustedKeys = Annotated[
     list[Path] | None,
     typer.Option("--trusted-key", help="Public key that must have signed the bundle; repeatable."),
@@ -80,12 +69,6 @@ NotBefore = Annotated[
 GraphPrecision = Annotated[
     str | None,
     typer.Option("--precision", help="Precision of the graph. Default: the most accurate."),
-]
-SiteMapFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--site-map", help="Also give each score as your readers' grade; of `fit-site-map`."
-    ),
 ]
 Figures = Annotated[
     bool,
@@ -119,8 +102,17 @@ class FullSessionOptions:
 
     backends: Backends = None
     device: Device = 0
-    fastest: Fastest = False
-    budget: Budget = None
+    fastest: Annotated[
+        bool,
+        typer.Option("--fastest", help="Time every backend that works here and use the fastest."),
+    ] = False
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="With --fastest: also try the bundle's other precisions, if no output has an "
+            "error of more than this, such as 1e-2."
+        ),
+    ] = None
     trusted_keys: TrustedKeys = None
     not_before: NotBefore = None
     precision: GraphPrecision = None
@@ -130,7 +122,12 @@ class FullSessionOptions:
 class SiteFiles:
     """Files of a site."""
 
-    site_map: SiteMapFile = None
+    site_map: Annotated[
+        Path | None,
+        typer.Option(
+            "--site-map", help="Also give each score as your readers' grade; of `fit-site-map`."
+        ),
+    ] = None
     limits: LimitsFile = None
 
     @property
@@ -146,55 +143,11 @@ class SiteFiles:
 
 
 # Options of score.
-CsvFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="Also write the scores to this file (.csv). `-` is standard output, without the table."
-    ),
-]
-PlotFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="Also plot the scores along z and the worst and best slice (.png, .pdf, .svg)."
-    ),
-]
-HtmlFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="Also write a page to look at the slices, in one file (.html); `-` as in --csv."
-    ),
-]
-PdfFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="Also write a page of each series to print and sign (.pdf); `-` as in --csv. Measures "
-        "what --figures measures."
-    ),
-]
-ChallengeFolder = Annotated[
-    Path | None,
-    typer.Option(help="Also write image-quality-scores.json into this folder."),
-]
-Reports = Annotated[
-    Path | None,
-    typer.Option(help="Also write a DICOM structured report of each series into this new folder."),
-]
-Maps = Annotated[
-    Path | None,
-    typer.Option(help="Also write a DICOM parametric map of each series into this new folder."),
-]
 MapResolution = Annotated[
     str,
     typer.Option(
         metavar="patch|slice",
         help="Pixels of a map: 16x16, or as many as the slice has, for viewers such as OHIF.",
-    ),
-]
-Captures = Annotated[
-    Path | None,
-    typer.Option(
-        help="Also write each slice under its map, as DICOM secondary captures, into this new "
-        "folder."
     ),
 ]
 
@@ -203,15 +156,54 @@ Captures = Annotated[
 class ScoreFiles:
     """Outputs of score beside the table."""
 
-    csv: CsvFile = None
-    plot: PlotFile = None
-    html: HtmlFile = None
-    pdf: PdfFile = None
-    challenge_output: ChallengeFolder = None
-    sr: Reports = None
-    map: Maps = None
+    csv: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write the scores to this file (.csv). `-` is standard output, without the "
+            "table."
+        ),
+    ] = None
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also plot the scores along z and the worst and best slice (.png, .pdf, .svg)."
+        ),
+    ] = None
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a page to look at the slices, in one file (.html); `-` as in --csv."
+        ),
+    ] = None
+    pdf: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a page of each series to print and sign (.pdf); `-` as in --csv. "
+            "Measures what --figures measures."
+        ),
+    ] = None
+    challenge_output: Annotated[
+        Path | None,
+        typer.Option(help="Also write image-quality-scores.json into this folder."),
+    ] = None
+    sr: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write a DICOM structured report of each series into this new folder."
+        ),
+    ] = None
+    map: Annotated[
+        Path | None,
+        typer.Option(help="Also write a DICOM parametric map of each series into this new folder."),
+    ] = None
     map_resolution: MapResolution = "patch"
-    secondary_capture: Captures = None
+    secondary_capture: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also write each slice under its map, as DICOM secondary captures, into this new "
+            "folder."
+        ),
+    ] = None
 
 
 KeepGoing = Annotated[
@@ -240,10 +232,6 @@ Data = Annotated[
     typer.Option(help="LDCTIQA folder of labelled slices; repeatable.", show_default=False),
 ]
 Preset = Annotated[str, typer.Option(help="Network: tiny, small or base.")]
-Epochs = Annotated[int, typer.Option(min=1, help="Passes over the data.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Slices per step.")]
-LearningRate = Annotated[float, typer.Option(min=0, help="Peak learning rate.")]
-Crop = Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")]
 Target = Annotated[
     str, typer.Option(help="Learn the score, or the noiseless quality of simulated slices.")
 ]
@@ -252,12 +240,6 @@ ValidationShare = Annotated[
 ]
 Bf16 = Annotated[
     bool | None, typer.Option("--bf16/--no-bf16", help="Products in bfloat16. Default: on GPUs.")
-]
-Compile = Annotated[
-    bool, typer.Option("--compile", help="Compile the network first: minutes, then faster steps.")
-]
-TileWeight = Annotated[
-    float, typer.Option(min=0, help="Weight of the loss of the tiles; 0: image labels alone.")
 ]
 LimitTime = Annotated[
     str | None,
@@ -270,7 +252,13 @@ class StepOptions:
     """Settings of `TrainConfig` for the network and its steps."""
 
     preset: Preset = TrainConfig.preset
-    epochs: Epochs = TrainConfig.epochs
-    batch_size: BatchSize = TrainConfig.batch_size
-    learning_rate: LearningRate = TrainConfig.learning_rate
-    crop: Crop = TrainConfig.crop
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the data.")] = TrainConfig.epochs
+    batch_size: Annotated[int, typer.Option(min=1, help="Slices per step.")] = (
+        TrainConfig.batch_size
+    )
+    learning_rate: Annotated[float, typer.Option(min=0, help="Peak learning rate.")] = (
+        TrainConfig.learning_rate
+    )
+    crop: Annotated[int, typer.Option(help="Side of random crops: 256 (a quarter) or 512.")] = (
+        TrainConfig.crop
+    )

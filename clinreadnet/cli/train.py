@@ -23,9 +23,14 @@ class TrainOptions(options.StepOptions):
         str, typer.Option(help="hrps; to compare with: rps-fine, rps-coarse or cross-entropy.")
     ] = TrainConfig.loss
     target: options.Target = TrainConfig.target
-    tile_weight: options.TileWeight = TrainConfig.tile_weight
+    tile_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of the loss of the tiles; 0: image labels alone.")
+    ] = TrainConfig.tile_weight
     bf16: options.Bf16 = TrainConfig.bf16
-    compile: options.Compile = TrainConfig.compile
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the network first: minutes, then faster steps."),
+    ] = TrainConfig.compile
     validation_share: options.ValidationShare = TrainConfig.validation_share
     patience: Annotated[
         int,
