@@ -184,6 +184,14 @@ def progress_bar(*, quiet: bool = False, stopping: Callable[[], bool] = lambda: 
     )
 
 
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar of one task; yield a function to call with each number of steps done."""
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda steps: bar.advance(task, steps)
+
+
 class _Description(TextColumn):
     """The description of a task, or that it stops after this step."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clinreadnet.cli import options
 from clinreadnet.cli.common import open_session, raise_failures
-from clinreadnet.console import note, progress_bar, status
+from clinreadnet.console import note, progress, status
 
 
 def score(
@@ -59,19 +59,19 @@ def score(
         )
     inputs = [*bundle.iterdir(), *(session_options.trusted_keys or ()), *site.paths]
     outputs.check_slices(refs, inputs)
-    with open_session(bundle, session_options) as session, progress_bar() as bar:
+    with open_session(bundle, session_options) as session:
         if session.verdict.reason:
             note(f"{session.backend}: {session.verdict.reason}")
-        task = bar.add_task("Scoring", total=len(refs))
-        report = score_slices(
-            session,
-            refs,
-            figures=figures,
-            rules=rules,
-            advance=lambda slices: bar.advance(task, slices),
-            left_out=damaged.leave_out,
-            note=note,
-        )
+        with progress("Scoring", len(refs)) as advance:
+            report = score_slices(
+                session,
+                refs,
+                figures=figures,
+                rules=rules,
+                advance=advance,
+                left_out=damaged.leave_out,
+                note=note,
+            )
     outputs.write(report, session)
     raise_failures([*damaged.failures(len(report.slices)), *outputs.failures])
     if report.limits is not None:
