@@ -218,7 +218,7 @@ class _Axes:
         """Return the ticks across and their numbers."""
         parts = []
         foot = self.height - _BOTTOM
-        for value in np.linspace(*self.x_ends, 5).tolist():
+        for value in np.linspace(self.x_ends[0], self.x_ends[-1], 5).tolist():
             x = self.x(value)
             parts += [
                 f"<line class=grid x1={x:.1f} x2={x:.1f} y1=6 y2={foot:.1f} />",
@@ -230,7 +230,7 @@ class _Axes:
     def frame(self, across: str, up: str) -> list[str]:
         """Return the ticks of both axes, their numbers and names."""
         parts = self.across(across)
-        for value in np.linspace(*self.y_ends, 5).tolist():
+        for value in np.linspace(self.y_ends[0], self.y_ends[-1], 5).tolist():
             y = self.y(value)
             parts += [
                 f"<line class=grid x1={self.left} x2={_WIDTH - _RIGHT} y1={y:.1f} y2={y:.1f} />",
