@@ -6,7 +6,7 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -184,6 +184,14 @@ def progress_bar(*, quiet: bool = False, stopping: Callable[[], bool] = lambda: 
     )
 
 
+@contextmanager
+def progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """Show a progress bar of one task; yield a function to call with each number of steps done."""
+    with progress_bar() as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda steps: bar.advance(task, steps)
+
+
 class _Description(TextColumn):
     """The description of a task, or that it stops after this step."""
 
@@ -259,6 +267,12 @@ class Column:
         return max(map(cell_len, lines))
 
 
+def print_lines(console: Console, lines: Iterable[str]) -> None:
+    """Print lines as they are: the terminal folds those that are longer than its width."""
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def fitted_table(
     console: Console,
     heading: str,
@@ -267,6 +281,7 @@ def fitted_table(
     *,
     most: int = 20,
     compact: bool = False,
+    title: str = "",
 ) -> Table:
     """Return a table of names and the columns that fit beside them. It names those that do not fit.
 
@@ -277,6 +292,7 @@ def fitted_table(
         columns: columns beside the names.
         most: fold names that are longer than this rather than leave out a column.
         compact: whether to draw a single line instead of frames.
+        title: line above the table; empty without.
     """
     frame = 1 if compact else _FRAME
     wanted = columns
@@ -287,6 +303,8 @@ def fitted_table(
             break
         columns = [c for c in columns if c is not column]
     table = Table(box=box.SIMPLE_HEAD, padding=0) if compact else Table()
+    if title:
+        table.title, table.title_justify = Text(title), "left"
     left_out = [" ".join(column.heading.split()) for column in wanted if column not in columns]
     if left_out:
         table.caption = Text(f"Left out at this width: {', '.join(dict.fromkeys(left_out))}")

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from clinreadnet.cli import options
 from clinreadnet.cli.common import print_json
-from clinreadnet.cli.options import (
-    BatchSize,
-    Bf16,
-    Crop,
-    Data,
-    Epochs,
-    Json,
-    LearningRate,
-    LimitTime,
-    Preset,
-    ValidationShare,
-)
 from clinreadnet.console import status
 from clinreadnet.training.config import TrainConfig
 
-_DEFAULT = TrainConfig()
+
+@dataclass(frozen=True)
+class AblateOptions(options.StepOptions):
+    """Settings of `TrainConfig` that all networks share."""
+
+    target: options.Target = TrainConfig.target
+    validation_share: options.ValidationShare = TrainConfig.validation_share
+    keep: Annotated[str, typer.Option(help="Epoch to measure: best on validation, or last.")] = (
+        TrainConfig.keep
+    )
+    bf16: options.Bf16 = TrainConfig.bf16
 
 
 def ablate(
-    data: Data,
+    data: options.Data,
+    *,
     out: Annotated[
         Path, typer.Option(help="Folder of the runs and of the table.", show_default=False)
     ],
@@ -44,25 +45,13 @@ def ablate(
         typer.Option(help="Files or folders of the patients' slices themselves; repeatable."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each network.")] = 3,
-    preset: Preset = _DEFAULT.preset,
-    epochs: Epochs = _DEFAULT.epochs,
-    batch_size: BatchSize = _DEFAULT.batch_size,
-    learning_rate: LearningRate = _DEFAULT.learning_rate,
-    crop: Crop = _DEFAULT.crop,
-    target: Annotated[
-        str, typer.Option(help="Learn the score, or the noiseless quality of simulated slices.")
-    ] = _DEFAULT.target,
-    validation_share: ValidationShare = _DEFAULT.validation_share,
-    keep: Annotated[
-        str, typer.Option(help="Epoch to measure: best on validation, or last.")
-    ] = _DEFAULT.keep,
-    bf16: Bf16 = _DEFAULT.bf16,
-    limit_time: LimitTime = None,
+    settings: AblateOptions,
+    limit_time: options.LimitTime = None,
     report: Annotated[
         bool,
         typer.Option("--report", help="Train nothing: compare the networks that are finished."),
     ] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train otherwise identical networks, each without one part, and compare.
 
@@ -81,16 +70,8 @@ def ablate(
         from clinreadnet.training.recipe import parse_duration
 
     config = TrainConfig(
-        preset=preset,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        crop=crop,
-        target=target,
-        keep=keep,
-        validation_share=validation_share,
-        patience=epochs,
-        bf16=bf16,
+        **vars(settings),
+        patience=settings.epochs,
         limit_seconds=None if limit_time is None else parse_duration(limit_time),
     )
     result = run(data, out, config, seeds, test, patients, clean or (), report=report)

@@ -34,6 +34,7 @@ from clinreadnet.cli import (
     verify,
 )
 from clinreadnet.cli.command import Command
+from clinreadnet.cli.groups import flatten
 from clinreadnet.spec import RESEARCH_USE
 
 app = typer.Typer(
@@ -103,4 +104,4 @@ def _options(
 
 for _group, _commands in _GROUPS.items():
     for _command in _commands:
-        app.command(cls=Command, rich_help_panel=_group)(_command)
+        app.command(cls=Command, rich_help_panel=_group)(flatten(_command))

@@ -13,24 +13,23 @@ from clinreadnet.errors import ClinReadNetError, InputError, os_error_line
 from clinreadnet.files import STDOUT, check_distinct, check_output
 
 if TYPE_CHECKING:
+    from clinreadnet.cli.options import FullSessionOptions, SessionOptions
     from clinreadnet.runtime import Session
 
 
 def open_session(
-    bundle: Path,
-    backends: Sequence[str] | None,
-    precision: str | None,
-    *,
-    trusted_keys: Sequence[Path] | None,
-    **options: Any,
+    bundle: Path, options: SessionOptions | FullSessionOptions, **others: Any
 ) -> Session:
-    """Load a `Session` with a status line. Empty options mean the defaults."""
-    from clinreadnet.runtime import BACKENDS, Session
+    """Load a `Session` with a status line."""
+    from clinreadnet.runtime import Session
 
     with status("Loading the bundle"):
-        return Session(
-            bundle, backends or BACKENDS, precision, trusted_keys=trusted_keys or None, **options
-        )
+        return Session(bundle, **session_arguments(options), **others)
+
+
+def session_arguments(options: SessionOptions | FullSessionOptions) -> dict[str, Any]:
+    """Return the arguments of `Session` that are given. For others, its defaults hold."""
+    return {name: value for name, value in vars(options).items() if value not in (None, [])}
 
 
 def check_printed(files: Mapping[str, Path | None], as_json: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -26,8 +27,41 @@ _KNOWN = [
 ]
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """Settings of `clinreadnet.export.engines.options.BuildOptions`."""
+
+    version_compatible: Annotated[
+        bool,
+        typer.Option("--version-compatible", help="Build engines that later releases load too."),
+    ] = False
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option("--hardware-compatible", help="Build engines for every GPU since Ampere."),
+    ] = False
+    strip_weights: Annotated[
+        bool,
+        typer.Option("--strip-weights", help="Leave the weights out; the runtime refits them."),
+    ] = False
+    timing_cache: Annotated[
+        Path | None, typer.Option(help="File of kernel timings to read and update.")
+    ] = None
+    optimization_level: Annotated[
+        int | None, typer.Option(help="0 (fast build) to 5 (fast engine).")
+    ] = None
+    workspace_mib: Annotated[
+        int | None,
+        typer.Option("--workspace", metavar="MIB", help="Limit of the engines' scratch memory."),
+    ] = None
+    platform: Annotated[
+        str | None,
+        typer.Option(help="windows: engines for Windows. Default: this operating system."),
+    ] = None
+
+
 def export(
     out: NewFolder,
+    *,
     checkpoint: Checkpoint = None,
     preset: WantedPreset = "small",
     precisions: Annotated[
@@ -76,32 +110,7 @@ def export(
     batch: Annotated[
         str, typer.Option(metavar="MIN:OPT:MAX", help="Batch sizes to accept and to tune for.")
     ] = "1:4:16",
-    version_compatible: Annotated[
-        bool,
-        typer.Option("--version-compatible", help="Build engines that later releases load too."),
-    ] = False,
-    hardware_compatible: Annotated[
-        bool,
-        typer.Option("--hardware-compatible", help="Build engines for every GPU since Ampere."),
-    ] = False,
-    strip_weights: Annotated[
-        bool,
-        typer.Option("--strip-weights", help="Leave the weights out; the runtime refits them."),
-    ] = False,
-    timing_cache: Annotated[
-        Path | None, typer.Option(help="File of kernel timings to read and update.")
-    ] = None,
-    optimization_level: Annotated[
-        int | None, typer.Option(help="0 (fast build) to 5 (fast engine).")
-    ] = None,
-    workspace_mib: Annotated[
-        int | None,
-        typer.Option("--workspace", metavar="MIB", help="Limit of the engines' scratch memory."),
-    ] = None,
-    platform: Annotated[
-        str | None,
-        typer.Option(help="windows: engines for Windows. Default: this operating system."),
-    ] = None,
+    build_options: EngineOptions,
     plugins: Annotated[
         str,
         typer.Option(
@@ -142,15 +151,7 @@ def export(
         flavour=flavour,
         targets=(targets or None) if engines else (),
         engine_precisions=engine_precisions or None,
-        options=BuildOptions(
-            version_compatible=version_compatible,
-            hardware_compatible=hardware_compatible,
-            strip_weights=strip_weights,
-            timing_cache=timing_cache,
-            optimization_level=optimization_level,
-            workspace_mib=workspace_mib,
-            platform=platform,
-        ),
+        options=BuildOptions(**vars(build_options)),
         batch=parse_batch(batch),
         auto_islands=fp32_islands == "auto",
         fused_attention=fused_attention,

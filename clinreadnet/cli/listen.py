@@ -7,26 +7,15 @@ from typing import Annotated
 
 import typer
 
+from clinreadnet.cli import options
 from clinreadnet.cli.common import open_session
-from clinreadnet.cli.options import (
-    Backends,
-    Bundle,
-    Device,
-    Figures,
-    GraphPrecision,
-    LimitsFile,
-    MapResolution,
-    NotBefore,
-    Resample,
-    SiteMapFile,
-    TrustedKeys,
-)
 from clinreadnet.errors import InputError
 from clinreadnet.limits import MIB
 from clinreadnet.node.config import NodeConfig
 
 
 def listen(
+    *,
     spool: Annotated[
         Path,
         typer.Option(help="Folder for waiting objects; created if missing.", show_default=False),
@@ -39,7 +28,7 @@ def listen(
             show_default=False,
         ),
     ],
-    bundle: Bundle = None,
+    bundle: options.Bundle = None,
     aet: Annotated[str, typer.Option(help="AE title of the node.")] = "CLINREADNET",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 11112,
     host: Annotated[
@@ -56,11 +45,10 @@ def listen(
     map: Annotated[
         bool, typer.Option("--map", help="Also send a parametric map of each series.")
     ] = False,
-    map_resolution: MapResolution = "patch",
-    resample: Resample = False,
-    figures: Figures = False,
-    site_map: SiteMapFile = None,
-    limits: LimitsFile = None,
+    map_resolution: options.MapResolution = "patch",
+    resample: options.Resample = False,
+    figures: options.Figures = False,
+    site: options.SiteFiles,
     quiet: Annotated[
         float,
         typer.Option(min=0.1, help="Seconds without a new slice that complete a series."),
@@ -104,11 +92,8 @@ def listen(
             min=0, max=65535, help="Port of /healthz and /metrics on loopback; 0 for none."
         ),
     ] = 0,
-    backends: Backends = None,
-    trusted_keys: TrustedKeys = None,
-    not_before: NotBefore = None,
-    precision: GraphPrecision = None,
-    device: Device = 0,
+    session_options: options.SessionOptions,
+    device: options.Device = 0,
 ) -> None:
     """Run a DICOM node that receives CT series and sends quality reports.
 
@@ -138,8 +123,6 @@ def listen(
     from clinreadnet.node.log import quiet_libraries
     from clinreadnet.node.node import Node
     from clinreadnet.runtime.bundle.default import find_bundle
-    from clinreadnet.scoring.protocol_limits import read_protocol_limits
-    from clinreadnet.scoring.site_map import read_site_map
     from clinreadnet.spec import RESEARCH_USE
 
     given = (tls_cert, tls_key, tls_ca)
@@ -153,9 +136,8 @@ def listen(
         raise InputError(f"send_to={send_to!r}: `send_tls` needs a URL with https")
     if send_authorization is not None:
         destination = authorize(destination, send_authorization)
-    site_limits = None if limits is None else read_protocol_limits(limits)
-    if site_limits is not None:
-        site_limits.check_figures(figures)
+    rules = site.read(session_options.trusted_keys)
+    rules.check(figures=figures)
     config = NodeConfig(
         title=check_title("aet", aet),
         host=host,
@@ -167,8 +149,7 @@ def listen(
         map_resolution=check_resolution(map_resolution),
         resample=resample,
         figures=figures,
-        limits=site_limits,
-        site_map=None if site_map is None else read_site_map(site_map, trusted_keys or None),
+        rules=rules,
         quiet=quiet,
         associations=associations,
         object_bytes=object_mib * MIB,
@@ -182,14 +163,7 @@ def listen(
     bundle = find_bundle(bundle)
     with (
         Node(config) as node,
-        open_session(
-            bundle,
-            backends,
-            precision,
-            device=device,
-            trusted_keys=trusted_keys,
-            not_before=not_before,
-        ) as session,
+        open_session(bundle, session_options, device=device) as session,
     ):
         quiet_libraries()
         try:
@@ -197,8 +171,8 @@ def listen(
             where = f"{config.title} listens on {host}:{node.port}, sends to {config.destination}"
             monitor = f", /metrics on 127.0.0.1:{node.metrics_port}" if node.metrics_port else ""
             note(f"{where}{monitor}, {session.backend}. {RESEARCH_USE}")
-            if config.site_map is not None:
-                note(config.site_map.line)
+            if rules.site_map is not None:
+                note(rules.site_map.line)
             node.wait()
         finally:
             node.stop()  # before the session is closed

@@ -4,33 +4,18 @@ from __future__ import annotations
 
 from clinreadnet.cli import options
 from clinreadnet.cli.common import open_session, raise_failures
-from clinreadnet.console import note, progress_bar, status
-from clinreadnet.errors import CheckFailed, InputError
+from clinreadnet.console import note, progress, status
 
 
 def score(
     paths: options.SlicePaths,
+    *,
     bundle: options.Bundle = None,
     resample: options.Resample = False,
-    csv: options.CsvFile = None,
-    plot: options.PlotFile = None,
-    html: options.HtmlFile = None,
-    pdf: options.PdfFile = None,
-    challenge_output: options.ChallengeFolder = None,
-    sr: options.Reports = None,
-    map: options.Maps = None,
-    map_resolution: options.MapResolution = "patch",
-    secondary_capture: options.Captures = None,
-    backends: options.Backends = None,
-    device: options.Device = 0,
-    fastest: options.Fastest = False,
-    budget: options.Budget = None,
-    trusted_keys: options.TrustedKeys = None,
-    not_before: options.NotBefore = None,
-    precision: options.GraphPrecision = None,
+    files: options.ScoreFiles,
+    session_options: options.FullSessionOptions,
     figures: options.Figures = False,
-    site_map: options.SiteMapFile = None,
-    limits: options.LimitsFile = None,
+    site: options.SiteFiles,
     keep_going: options.KeepGoing = False,
     as_json: options.Json = False,
 ) -> None:
@@ -56,75 +41,38 @@ def score(
     - `clinreadnet score series/ --site-map site-map.json`
     - `clinreadnet score series/ --trusted-key vendor.pub.pem --backend onnxruntime-cpu`
     """
+    from clinreadnet.cli.damaged import DamagedSlices
     from clinreadnet.cli.score_outputs import ScoreOutputs
-    from clinreadnet.data.slices import any_readable, find_slices
+    from clinreadnet.data.slices import find_slices
     from clinreadnet.runtime.bundle.default import find_bundle
-    from clinreadnet.scoring.breaches import with_limits
-    from clinreadnet.scoring.protocol_limits import read_protocol_limits
     from clinreadnet.scoring.run import score_slices
-    from clinreadnet.scoring.site_map import read_site_map, with_site_scores
 
     bundle = find_bundle(bundle)
-    places = {"csv": csv, "plot": plot, "html": html, "pdf": pdf}
-    places |= {"challenge_output": challenge_output}
-    measured = figures or pdf is not None
-    places |= {"sr": sr, "map": map, "secondary_capture": secondary_capture}
-    outputs = ScoreOutputs(places, as_json=as_json, map_resolution=map_resolution)
-    own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
-    site_limits = None if limits is None else read_protocol_limits(limits)
-    if site_limits is not None:
-        site_limits.check_figures(measured)
-    left_out = 0
-
-    def leave_out(where: object, error: InputError) -> None:
-        nonlocal left_out
-        if not keep_going:
-            readable = any_readable(paths, resample=resample)
-            hint = "; `keep_going` leaves it out" if readable else ""
-            raise InputError(f"{error.full}{hint}")
-        left_out += 1
-        note(f"left out: {error}")
-
+    outputs = ScoreOutputs(files, as_json=as_json)
+    figures = figures or files.pdf is not None
+    rules = site.read(session_options.trusted_keys)
+    rules.check(figures=figures)
+    damaged = DamagedSlices(paths, resample=resample, keep_going=keep_going)
     with status("Reading headers"):
         refs = find_slices(
-            paths, resample=resample, keep=outputs.keep, note=note, refused=leave_out
+            paths, resample=resample, keep=outputs.keep, note=note, refused=damaged.leave_out
         )
-    inputs = [*bundle.iterdir(), *(trusted_keys or ())]
-    inputs += [path for path in (site_map, limits) if path is not None]
+    inputs = [*bundle.iterdir(), *(session_options.trusted_keys or ()), *site.paths]
     outputs.check_slices(refs, inputs)
-    session = open_session(
-        bundle,
-        backends,
-        precision,
-        device=device,
-        fastest=fastest,
-        budget=budget,
-        trusted_keys=trusted_keys,
-        not_before=not_before,
-    )
-    if session.verdict.reason:
-        note(f"{session.backend}: {session.verdict.reason}")
-    with session, progress_bar() as bar:
-        if own is not None:
-            own.check_weights(session.manifest.model.weights_sha256)
-        task = bar.add_task("Scoring", total=len(refs))
-        report = score_slices(
-            session,
-            refs,
-            figures=measured,
-            advance=lambda n: bar.advance(task, n),
-            left_out=leave_out,
-            note=note,
-        )
-    if own is not None:
-        report = with_site_scores(report, own)
-    if site_limits is not None:
-        report = with_limits(report, site_limits)
+    with open_session(bundle, session_options) as session:
+        if session.verdict.reason:
+            note(f"{session.backend}: {session.verdict.reason}")
+        with progress("Scoring", len(refs)) as advance:
+            report = score_slices(
+                session,
+                refs,
+                figures=figures,
+                rules=rules,
+                advance=advance,
+                left_out=damaged.leave_out,
+                note=note,
+            )
     outputs.write(report, session)
-    failures: list[Exception] = list(outputs.failures)
-    if left_out:
-        reason = f"{left_out} damaged and left out, {len(report.slices)} scored"
-        failures.insert(0, CheckFailed(f"{reason}; the lines above say why"))
-    raise_failures(failures)
+    raise_failures([*damaged.failures(len(report.slices)), *outputs.failures])
     if report.limits is not None:
         report.limits.check()

@@ -7,21 +7,9 @@ from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.common import check_printed, print_json
-from clinreadnet.cli.options import (
-    Backends,
-    Bundle,
-    Figures,
-    GraphPrecision,
-    Json,
-    LimitsFile,
-    NotBefore,
-    Resample,
-    SiteMapFile,
-    SlicePaths,
-    TrustedKeys,
-)
-from clinreadnet.console import Output, note, progress_bar, status
+from clinreadnet.cli import options
+from clinreadnet.cli.common import check_printed, print_json, session_arguments
+from clinreadnet.console import Output, note, print_lines, progress_bar, status
 from clinreadnet.errors import CheckFailed, counted
 from clinreadnet.files import check_output
 from clinreadnet.spec import RESEARCH_USE
@@ -30,11 +18,12 @@ _LINES = 50  # series to print; an archive can have thousands
 
 
 def score_archive(
-    paths: SlicePaths,
+    paths: options.SlicePaths,
+    *,
     out: Annotated[
         Path, typer.Option(help="Parquet file to write (.parquet).", show_default=False)
     ],
-    bundle: Bundle = None,
+    bundle: options.Bundle = None,
     address: Annotated[
         str,
         typer.Option(
@@ -46,15 +35,11 @@ def score_archive(
         int | None,
         typer.Option(min=1, help="Number of sessions. Default: one per GPU, else one per CPU."),
     ] = None,
-    resample: Resample = False,
-    figures: Figures = False,
-    backends: Backends = None,
-    trusted_keys: TrustedKeys = None,
-    not_before: NotBefore = None,
-    precision: GraphPrecision = None,
-    site_map: SiteMapFile = None,
-    limits: LimitsFile = None,
-    as_json: Json = False,
+    resample: options.Resample = False,
+    figures: options.Figures = False,
+    session_options: options.SessionOptions,
+    site: options.SiteFiles,
+    as_json: options.Json = False,
 ) -> None:
     """Score an archive on Ray and write the scores to a Parquet file; print a mean for each series.
 
@@ -70,19 +55,15 @@ def score_archive(
     with status("Importing Ray"):
         from clinreadnet.scoring.archive import NotWritten
         from clinreadnet.scoring.archive import score_archive as score_all
-    from clinreadnet.runtime import BACKENDS
     from clinreadnet.runtime.bundle.default import find_bundle
     from clinreadnet.runtime.records import CPU_BACKENDS
-    from clinreadnet.scoring.protocol_limits import read_protocol_limits
-    from clinreadnet.scoring.site_map import read_site_map
     from clinreadnet.scoring.table import print_series
 
     printed = check_printed({"out": out}, as_json)
-    own = None if site_map is None else read_site_map(site_map, trusted_keys or None)
-    site_limits = None if limits is None else read_protocol_limits(limits)
-    inputs = [path for path in (site_map, limits) if path is not None]
-    check_output(out, inputs=inputs, suffixes=(".parquet",))
+    rules = site.read(session_options.trusted_keys)
+    check_output(out, inputs=site.paths, suffixes=(".parquet",))
     bundle = find_bundle(bundle)
+    backends = set(session_options.backends or ())
     failure: NotWritten | None = None
     with progress_bar() as bar:
         task = bar.add_task("Scoring", total=None)
@@ -93,17 +74,11 @@ def score_archive(
                 out,
                 address=address,
                 workers=workers,
-                gpu=not backends or not set(backends) <= set(CPU_BACKENDS),
+                gpu=not backends or not backends <= set(CPU_BACKENDS),
                 resample=resample,
                 figures=figures,
-                session_options={
-                    "backends": backends or BACKENDS,
-                    "precision": precision,
-                    "trusted_keys": trusted_keys or None,
-                    "not_before": not_before,
-                },
-                site_map=own,
-                limits=site_limits,
+                session_options=session_arguments(session_options),
+                rules=rules,
                 note=note,
                 advance=lambda done, total: bar.update(task, completed=done, total=total),
             )
@@ -113,10 +88,9 @@ def score_archive(
         print_json(report.to_dict())
     elif report.by_series and not printed:
         output = Output()
-        output.print("means:" if failure else f"{out}:", highlight=False, soft_wrap=True)
+        print_lines(output, ["means:" if failure else f"{out}:"])
         print_series(report.by_series, output, most=_LINES)
-        for line in (*report.notes, RESEARCH_USE):
-            output.print(line, highlight=False, soft_wrap=True)
+        print_lines(output, [*report.notes, RESEARCH_USE])
     if failure is not None:
         raise failure
     if missing := report.not_scored:

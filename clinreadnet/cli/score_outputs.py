@@ -6,12 +6,13 @@ scores nor other outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clinreadnet.cli.common import check_printed, print_json
+from clinreadnet.cli.options import ScoreFiles
 from clinreadnet.console import Output, status
 from clinreadnet.data.slices import SliceRef
 from clinreadnet.errors import CheckFailed, ClinReadNetError, InputError, origin
@@ -37,19 +38,16 @@ class ScoreOutputs:
         failures: reasons for outputs that were not written, in order.
     """
 
-    def __init__(
-        self, targets: Mapping[str, Path | None], *, as_json: bool, map_resolution: str = "patch"
-    ) -> None:
+    def __init__(self, files: ScoreFiles, *, as_json: bool) -> None:
         """Check the outputs before slices are searched. InputError: an output cannot be written.
 
         Args:
-            targets: file or folder of each output by parameter name, or None.
+            files: file or folder of each output, or None.
             as_json: whether JSON is printed instead of the table.
-            map_resolution: resolution of the maps, see `quality_map.write_maps`.
         """
-        places = {name: place for name, place in targets.items() if place is not None}
+        places = {name: place for name, place in vars(files).items() if place is not None}
+        self._map_resolution = places.pop("map_resolution")
         self._targets, self._as_json = dict(places), as_json
-        self._map_resolution = map_resolution
         self._sources: Sources = {}
         self.keep: Sequence[str] = ()
         self.failures: list[OSError | ClinReadNetError] = []
@@ -73,7 +71,7 @@ class ScoreOutputs:
             # Import all of them, so that a missing package is reported before scoring.
             from clinreadnet.dicom import quality_map, sources, structured_report  # noqa: F401
 
-            quality_map.check_resolution(map_resolution)
+            quality_map.check_resolution(self._map_resolution)
             self.keep = sources.SOURCE_TAGS
         for folder in folders:
             check_output_folder(folder, force=None)

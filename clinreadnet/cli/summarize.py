@@ -9,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_result, write_each
 from clinreadnet.cli.options import Json, LimitsFile
-from clinreadnet.console import progress_bar
+from clinreadnet.console import progress
 from clinreadnet.files import check_output
 
 
@@ -67,14 +67,9 @@ def summarize(
         check_output(plot, inputs=[*paths, *([] if limits is None else [limits])])
         check_plot(plot)
     site_limits = None if limits is None else read_protocol_limits(limits)
-    with progress_bar() as bar:
-        task = bar.add_task("Reading", total=None)
+    with progress("Reading") as advance:
         summary = summarize_files(
-            paths,
-            by or GROUPINGS[:2],
-            limits=site_limits,
-            ecqm=ecqm,
-            advance=lambda rows: bar.advance(task, rows),
+            paths, by or GROUPINGS[:2], limits=site_limits, ecqm=ecqm, advance=advance
         )
 
     def draw() -> None:

@@ -3,34 +3,48 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from clinreadnet.cli.options import (
-    BatchSize,
-    Bf16,
-    Compile,
-    Crop,
-    Data,
-    Epochs,
-    LearningRate,
-    LimitTime,
-    Preset,
-    TileWeight,
-    ValidationShare,
-)
+from clinreadnet.cli import options
 from clinreadnet.console import status
 from clinreadnet.errors import InputError
 from clinreadnet.training.config import TrainConfig
 
-_DEFAULT = TrainConfig()
+
+@dataclass(frozen=True)
+class TrainOptions(options.StepOptions):
+    """Settings of `TrainConfig`."""
+
+    loss: Annotated[
+        str, typer.Option(help="hrps; to compare with: rps-fine, rps-coarse or cross-entropy.")
+    ] = TrainConfig.loss
+    target: options.Target = TrainConfig.target
+    tile_weight: Annotated[
+        float, typer.Option(min=0, help="Weight of the loss of the tiles; 0: image labels alone.")
+    ] = TrainConfig.tile_weight
+    bf16: options.Bf16 = TrainConfig.bf16
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the network first: minutes, then faster steps."),
+    ] = TrainConfig.compile
+    validation_share: options.ValidationShare = TrainConfig.validation_share
+    patience: Annotated[
+        int,
+        typer.Option(min=1, help="Epochs without a better validation sum after which to stop."),
+    ] = TrainConfig.patience
+    keep: Annotated[str, typer.Option(help="Epoch to write: best on validation, or last.")] = (
+        TrainConfig.keep
+    )
 
 
 def train(
     context: typer.Context,
-    data: Data,
+    data: options.Data,
+    *,
     out: Annotated[Path, typer.Option(help="Run folder to create.", show_default=False)],
     recipe: Annotated[
         str | None,
@@ -40,35 +54,14 @@ def train(
             "all other options.",
         ),
     ] = None,
-    preset: Preset = _DEFAULT.preset,
-    epochs: Epochs = _DEFAULT.epochs,
-    batch_size: BatchSize = _DEFAULT.batch_size,
-    learning_rate: LearningRate = _DEFAULT.learning_rate,
-    crop: Crop = _DEFAULT.crop,
-    loss: Annotated[
-        str, typer.Option(help="hrps; to compare with: rps-fine, rps-coarse or cross-entropy.")
-    ] = _DEFAULT.loss,
-    target: Annotated[
-        str, typer.Option(help="Learn the score, or the noiseless quality of simulated slices.")
-    ] = _DEFAULT.target,
-    tile_weight: TileWeight = _DEFAULT.tile_weight,
-    bf16: Bf16 = _DEFAULT.bf16,
-    compile_: Compile = _DEFAULT.compile,
-    validation_share: ValidationShare = _DEFAULT.validation_share,
-    patience: Annotated[
-        int,
-        typer.Option(min=1, help="Epochs without a better validation sum after which to stop."),
-    ] = _DEFAULT.patience,
-    keep: Annotated[
-        str, typer.Option(help="Epoch to write: best on validation, or last.")
-    ] = _DEFAULT.keep,
-    limit_time: LimitTime = None,
+    settings: TrainOptions,
+    limit_time: options.LimitTime = None,
     init: Annotated[
         Path | None, typer.Option(help="Checkpoint to start from. Default: random weights.")
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of weights, split, order and augmentation.")
-    ] = _DEFAULT.seed,
+    ] = TrainConfig.seed,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
 ) -> None:
     """Train a network on labelled slices; whole anatomies are held out for validation.
@@ -93,21 +86,9 @@ def train(
         checkpoint = train_recipe(data, out, load_recipe(recipe), resume=resume)
     else:
         config = TrainConfig(
-            preset=preset,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            crop=crop,
+            **vars(settings),
             seed=seed,
-            bf16=bf16,
-            compile=compile_,
-            validation_share=validation_share,
-            patience=patience,
-            keep=keep,
             limit_seconds=None if limit_time is None else parse_duration(limit_time),
-            loss=loss,
-            target=target,
-            tile_weight=tile_weight,
             init=None if init is None else str(init),
         )
         checkpoint = run(data, out, config, resume=resume)

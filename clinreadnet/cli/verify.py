@@ -9,7 +9,7 @@ import typer
 
 from clinreadnet.cli.common import print_result, write_each
 from clinreadnet.cli.options import Device, Json
-from clinreadnet.console import note, progress_bar, status
+from clinreadnet.console import note, progress, status
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.files import check_output
 
@@ -72,12 +72,7 @@ def verify(
         if key is not None:
             check_renewal(bundle, key)
     slices = manifest.golden.slices if data is None else len(read_ldctiqa(data))
-    with progress_bar() as bar:
-        task = bar.add_task("Verifying", total=steps(manifest, slices, golden=data is None))
-
-        def advance(n: int) -> None:
-            bar.advance(task, n)
-
+    with progress("Verifying", steps(manifest, slices, golden=data is None)) as advance:
         if data is None:
             report = verify_golden(bundle, manifest, advance, device)
         else:

@@ -212,12 +212,18 @@ def without_damage(value: Value) -> Value:
     return readable
 
 
-def _number(value: Any) -> float | None:
+def finite_number(value: Any) -> float | None:
+    """Return a header value as a number; None if it is not a finite one."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    return number if math.isfinite(number) else None
+
+
+def _number(value: Any) -> float | None:
+    number = finite_number(value)
+    return number if number is not None and number >= 0 else None
 
 
 def _text(value: Any) -> str | None:

@@ -27,6 +27,7 @@ from pydicom.uid import UID
 from clinreadnet.data.acquisition import (
     ACQUISITION_TAGS,
     Acquisition,
+    finite_number,
     read_acquisition,
     without_damage,
 )
@@ -484,8 +485,8 @@ def _frame(
 
     readable = without_damage(value)  # values that do not affect the score
     placed = without_damage(of_its_own)
-    slope = _number(value("PixelValueTransformationSequence", "RescaleSlope"))
-    intercept = _number(value("PixelValueTransformationSequence", "RescaleIntercept"))
+    slope = finite_number(value("PixelValueTransformationSequence", "RescaleSlope"))
+    intercept = finite_number(value("PixelValueTransformationSequence", "RescaleIntercept"))
     if slope is None or intercept is None:
         raise InputError(
             f"{path}: no RescaleSlope and RescaleIntercept, so its values are not Hounsfield "
@@ -503,7 +504,7 @@ def _frame(
         raise NotASlice(
             f"{path}: {what}, so its values are not Hounsfield units; leave it out", what
         )
-    series = _number(readable("", "SeriesNumber"))
+    series = finite_number(readable("", "SeriesNumber"))
     position = placed("PlanePositionSequence", "ImagePositionPatient")
     normal = _normal(readable("PlaneOrientationSequence", "ImageOrientationPatient"))
     return DicomFrame(
@@ -522,8 +523,8 @@ def _frame(
         series_number=math.inf if series is None else series,
         projected=_projected(position, normal),
         normal=normal,
-        location=_number(placed("", "SliceLocation")),
-        instance=_number(readable("", "InstanceNumber")),
+        location=finite_number(placed("", "SliceLocation")),
+        instance=finite_number(readable("", "InstanceNumber")),
         instance_uid=str(ds.get("SOPInstanceUID", "") or ""),
         acquisition=read_acquisition(value),
         hint=read_hint(value),
@@ -554,10 +555,10 @@ def _padding(ds: pydicom.Dataset) -> tuple[int, int] | None:
     Some scanners write the value with the other signedness (US 63536 in signed data is -2000), so
     only its low bits are used.
     """
-    value = _number(ds.get("PixelPaddingValue"))
+    value = finite_number(ds.get("PixelPaddingValue"))
     if value is None:
         return None
-    limit = _number(ds.get("PixelPaddingRangeLimit"))
+    limit = finite_number(ds.get("PixelPaddingRangeLimit"))
     bits = int(ds.BitsAllocated)
     sign = 1 << (bits - 1) if int(ds.get("PixelRepresentation", 0) or 0) else 0
     ends = [
@@ -618,16 +619,10 @@ def _in_groups(
 
 def _width(spacing: Any) -> float | None:
     """Return the second number of a PixelSpacing: the distance between columns."""
-    width = _number(spacing[1]) if isinstance(spacing, Sequence) and len(spacing) == 2 else None
+    width = None
+    if isinstance(spacing, Sequence) and len(spacing) == 2:
+        width = finite_number(spacing[1])
     return width if width is not None and width > 0 else None
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _words(value: Any) -> list[str]:

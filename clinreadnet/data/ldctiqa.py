@@ -262,10 +262,9 @@ def _is_number(value: object) -> bool:
 
 
 _RECORDED: dict[str, tuple[Callable[[object], bool], str]] = {
-    "group": (_is_number, "a number from 0 on"),
-    "noise_level": (_is_number, "a number from 0 on"),
-    "views": (_is_number, "a number from 0 on"),
-    "variant": (_is_number, "a number from 0 on"),
+    **dict.fromkeys(
+        ("group", "noise_level", "views", "variant"), (_is_number, "a number from 0 on")
+    ),
     "quality": (lambda value: value is None or _is_score(value), "0...4, or null"),
     "denoiser": (lambda value: value is None or isinstance(value, str), "a name, or null"),
     "slice": (lambda value: isinstance(value, str), "a file name"),

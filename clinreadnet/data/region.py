@@ -300,6 +300,10 @@ def _measure(grid: Cells, side_mm: float | None) -> Anatomy | None:
     )
 
 
+_SURVEYED = tuple("second width lung both_lungs fat bone side_bone spine enclosed".split())
+"""Measures that have one name in `Anatomy` and `Survey`."""
+
+
 def _from_survey(found: Survey, side_mm: float | None) -> Anatomy | None:
     """Return the measures of the native library, which are those of `measure_anatomy`."""
     if not found.area:
@@ -308,16 +312,8 @@ def _from_survey(found: Survey, side_mm: float | None) -> Anatomy | None:
         frame=found.area / (SIZE // CELL) ** 2,
         area_cm2=None if side_mm is None else found.area * side_mm**2 / 100,
         cut=found.border / (4 * SIZE // CELL),
-        second=found.second,
-        width=found.width,
-        lung=found.lung,
-        both_lungs=found.both_lungs,
-        fat=found.fat,
-        bone=found.bone,
-        side_bone=found.side_bone,
-        spine=found.spine,
         dense=found.dense_bone,
-        enclosed=found.enclosed,
+        **{name: getattr(found, name) for name in _SURVEYED},
     )
 
 

@@ -56,6 +56,11 @@ class NoBody(InputError):
     """The slice is intact but shows no body. It is skipped at the ends of a series in a folder."""
 
 
+def framed(name: str, frame: int | None) -> str:
+    """Return the name of a file, with a frame number in brackets if there is one."""
+    return name if frame is None else f"{name}[{frame}]"
+
+
 @dataclass(frozen=True)
 class SliceRef:
     """Reference to a slice; only its header has been read.
@@ -99,7 +104,7 @@ class SliceRef:
     @property
     def name(self) -> str:
         """The path, with the frame number if the file holds several."""
-        return str(self.path) if self.frame is None else f"{self.path}[{self.frame}]"
+        return framed(str(self.path), self.frame)
 
     def load(self) -> NDArray[np.float32]:
         """Read the pixels.

@@ -13,9 +13,13 @@ from clinreadnet.spec import LIKERT
 
 SCHEME = "99CLINREADNET"
 
+PRIVATE: list[Code] = []
+"""All private codes."""
+
 
 def _code(value: str, meaning: str) -> Code:
-    return Code(value, SCHEME, meaning)
+    PRIVATE.append(Code(value, SCHEME, meaning))
+    return PRIVATE[-1]
 
 
 SCORE = _code("SCORE", "Predicted image quality score, 0 bad to 4 excellent")
@@ -80,38 +84,6 @@ UNITS = {
     LIMIT_VALUES["most_novel_share"]: _SHARE,
 }
 """Unit of each measurement."""
-
-PRIVATE = (
-    SCORE,
-    SITE_SCORE,
-    *GRADES,
-    PATCH,
-    NOVELTY,
-    DOMAIN,
-    IN_DOMAIN,
-    NOVEL,
-    REGION,
-    *REGIONS.values(),
-    SLICES,
-    NOVEL_SLICES,
-    KERNEL,
-    EXPOSURE_SOURCE,
-    NOISE,
-    CUT,
-    AIR,
-    FAT,
-    STREAKS,
-    VIEWS,
-    VIEW_SHARE,
-    HEAD_DOSE,
-    LIMITS,
-    EXCEEDED,
-    KEPT,
-    UNCHECKED,
-    *LIMIT_VALUES.values(),
-    QUALITY_MAP,
-)
-"""All private codes."""
 
 
 def identify_scheme(target: Dataset) -> None:

@@ -36,38 +36,8 @@ from pydicom.sr.coding import Code
 from clinreadnet._version import __version__
 from clinreadnet.data.acquisition import Acquisition
 from clinreadnet.data.region import find_cells
+from clinreadnet.dicom import codes as private
 from clinreadnet.dicom import device, regions
-from clinreadnet.dicom.codes import (
-    AIR,
-    CUT,
-    DOMAIN,
-    EXCEEDED,
-    EXPOSURE_SOURCE,
-    FAT,
-    GRADES,
-    HEAD_DOSE,
-    IN_DOMAIN,
-    KEPT,
-    KERNEL,
-    LIMIT_VALUES,
-    LIMITS,
-    NOISE,
-    NOVEL,
-    NOVEL_SLICES,
-    NOVELTY,
-    PATCH,
-    REGION,
-    REGIONS,
-    SCORE,
-    SITE_SCORE,
-    SLICES,
-    STREAKS,
-    UNCHECKED,
-    UNITS,
-    VIEW_SHARE,
-    VIEWS,
-    identify_scheme,
-)
 from clinreadnet.dicom.object_files import ObjectFile, write_objects
 from clinreadnet.dicom.sources import Sources, frame_number
 from clinreadnet.errors import counted
@@ -94,8 +64,8 @@ _NUMBERS = (
     ("thickness_mm", Code("112225", "DCM", "Slice Thickness"), _MM),
 )
 _TEXTS = (
-    ("exposure_source", EXPOSURE_SOURCE),
-    ("kernel", KERNEL),
+    ("exposure_source", private.EXPOSURE_SOURCE),
+    ("kernel", private.KERNEL),
     ("scanner", Code("113879", "DCM", "Device Model Name")),
     ("protocol", Code("125203", "DCM", "Acquisition Protocol")),
 )
@@ -104,7 +74,7 @@ _TEXTS = (
 _HU = codes.UCUM.HounsfieldUnit
 # Field of `SliceFigures`, concept, unit and method.
 _FIGURES = (
-    ("noise_hu", NOISE, _HU, None),
+    ("noise_hu", private.NOISE, _HU, None),
     (
         "water_diameter_cm",
         Code("113980", "DCM", "Water Equivalent Diameter"),
@@ -117,12 +87,12 @@ _FIGURES = (
         _MGY,
         Code("113988", "DCM", "Estimated from Water Equivalent Diameter"),
     ),
-    ("cut", CUT, UNITS[CUT], None),
-    ("air_hu", AIR, _HU, None),
-    ("fat_hu", FAT, _HU, None),
-    ("streak_hu", STREAKS, _HU, None),
-    ("views", VIEWS, UNITS[VIEWS], None),
-    ("view_share", VIEW_SHARE, UNITS[VIEW_SHARE], None),
+    ("cut", private.CUT, private.UNITS[private.CUT], None),
+    ("air_hu", private.AIR, _HU, None),
+    ("fat_hu", private.FAT, _HU, None),
+    ("streak_hu", private.STREAKS, _HU, None),
+    ("views", private.VIEWS, private.UNITS[private.VIEWS], None),
+    ("view_share", private.VIEW_SHARE, private.UNITS[private.VIEW_SHARE], None),
 )
 
 
@@ -209,7 +179,7 @@ def _make_report(
         is_complete=True,
     )
     device.describe(made)
-    identify_scheme(made)
+    private.identify_scheme(made)
     return made
 
 
@@ -231,7 +201,7 @@ def _skipped(report: SeriesReport, series: str) -> list[str]:
 
 def _caution(score: SliceScore) -> str:
     """Return a comment on a slice, which viewers show beside its numbers."""
-    return f"{NOVEL.meaning}. {RESEARCH_USE}" if score.in_domain is False else RESEARCH_USE
+    return f"{private.NOVEL.meaning}. {RESEARCH_USE}" if score.in_domain is False else RESEARCH_USE
 
 
 def _slice_group(
@@ -241,28 +211,29 @@ def _slice_group(
     source = sources[ref.path]
     grades = likert_probabilities(report.outputs.probs[index])
     place = regions.point(ref, source, regions.SLICE)
-    measurements = [_number(SCORE, score.score, [place])]
+    measurements = [_number(private.SCORE, score.score, [place])]
     if score.site_score is not None:
-        measurements.append(_number(SITE_SCORE, score.site_score))
+        measurements.append(_number(private.SITE_SCORE, score.site_score))
     shown = report.outputs.regions
     body = None if shown is None else shown[index].patches
     if body is None:  # no figures were measured
         body = find_cells(ref.load()).patches
     worst = regions.worst_patch(ref, source, report.outputs.quality_map[index], body)
     if worst is not None:
-        measurements.append(_number(PATCH, worst[0], [worst[1]]))
+        measurements.append(_number(private.PATCH, worst[0], [worst[1]]))
     if score.novelty is not None:
-        measurements.append(_number(NOVELTY, score.novelty))
-    measurements += [_number(*pair) for pair in zip(GRADES, grades, strict=True)]
+        measurements.append(_number(private.NOVELTY, score.novelty))
+    measurements += [_number(*pair) for pair in zip(private.GRADES, grades, strict=True)]
     frame = frame_number(ref, source)
     name = f"slice {index + 1}"
     if frame is None and ref.frame is not None:
         name += f", frame {ref.frame + 1}"
     judged = []
     if score.in_domain is not None:
-        judged.append(QualitativeEvaluation(DOMAIN, IN_DOMAIN if score.in_domain else NOVEL))
+        answer = private.IN_DOMAIN if score.in_domain else private.NOVEL
+        judged.append(QualitativeEvaluation(private.DOMAIN, answer))
     if score.region:
-        judged.append(QualitativeEvaluation(REGION, REGIONS[score.region]))
+        judged.append(QualitativeEvaluation(private.REGION, private.REGIONS[score.region]))
     group = MeasurementsAndQualitativeEvaluations(
         tracking_identifier=TrackingIdentifier(uid=device.new_uid(), identifier=name),
         algorithm_id=algorithm,
@@ -290,7 +261,7 @@ def _figures(figures: SliceFigures | None) -> list[Measurement]:
         if figures is None or value is None:
             continue
         if field == "ssde_mgy" and figures.ssde_conversion == HEAD_CONVERSION.name:
-            method = HEAD_DOSE
+            method = private.HEAD_DOSE
         made.append(Measurement(name, _short(value), unit, method=method))
     return made
 
@@ -305,22 +276,25 @@ def _summary_group(
 ) -> MeasurementsAndQualitativeEvaluations:
     novel = [i for i in indices if report.slices[i].in_domain is False]
     ranked = sorted(set(indices) - set(novel), key=lambda i: report.slices[i].score)
-    measurements = [_number(SLICES, summary.n)]
+    measurements = [_number(private.SLICES, summary.n)]
     if summary.novel is not None:
-        measurements.append(_number(NOVEL_SLICES, summary.novel, _points(report, novel, sources)))
+        places = _points(report, novel, sources)
+        measurements.append(_number(private.NOVEL_SLICES, summary.novel, places))
     for name, value, derivation, where in (
-        (SCORE, summary.mean, codes.SCT.Mean, []),
-        (SCORE, summary.min, codes.SCT.Minimum, ranked[:1]),
-        (SCORE, summary.max, codes.SCT.Maximum, ranked[-1:]),
-        (SITE_SCORE, summary.site_mean, codes.SCT.Mean, []),
+        (private.SCORE, summary.mean, codes.SCT.Mean, []),
+        (private.SCORE, summary.min, codes.SCT.Minimum, ranked[:1]),
+        (private.SCORE, summary.max, codes.SCT.Maximum, ranked[-1:]),
+        (private.SITE_SCORE, summary.site_mean, codes.SCT.Mean, []),
     ):
         if value is not None:  # None: every slice is marked as novel, or there is no site map
             places = _points(report, where, sources)
             measurements.append(_number(name, value, places, derivation))
     judged = []
     if limits is not None:
-        answer = EXCEEDED if limits.breaches else UNCHECKED if limits.unchecked else KEPT
-        judged.append(QualitativeEvaluation(LIMITS, answer))
+        answer = private.UNCHECKED if limits.unchecked else private.KEPT
+        if limits.breaches:
+            answer = private.EXCEEDED
+        judged.append(QualitativeEvaluation(private.LIMITS, answer))
         for breach in limits.breaches:
             beyond = {(place.path, place.frame) for place in breach.slices}
             own = [i for i in indices if (report.slices[i].path, report.slices[i].frame) in beyond]
@@ -352,7 +326,7 @@ def _number(
     return Measurement(
         name,
         value if isinstance(value, int) else _short(value),
-        UNITS[name],
+        private.UNITS[name],
         derivation=derivation,
         referenced_coordinates=places or None,
     )
@@ -368,7 +342,7 @@ def _breach(breach: Breach, places: Sequence[CoordinatesForMeasurement]) -> list
         for field, name, unit, method in _FIGURES
         if field == breach.limit.figure
     ]
-    return [*means, _number(LIMIT_VALUES[breach.limit.key], breach.bound, places)]
+    return [*means, _number(private.LIMIT_VALUES[breach.limit.key], breach.bound, places)]
 
 
 def _acquisition(acquisition: Acquisition) -> list[highdicom.sr.ContentItem]:

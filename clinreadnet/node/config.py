@@ -13,8 +13,7 @@ from clinreadnet import limits
 from clinreadnet.errors import InputError
 from clinreadnet.files import read_regular
 from clinreadnet.limits import MIB
-from clinreadnet.scoring.protocol_limits import ProtocolLimits
-from clinreadnet.scoring.site_map import SiteMap
+from clinreadnet.scoring.site_rules import NO_RULES, SiteRules
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -108,8 +107,7 @@ class NodeConfig:
         maps: whether to send a parametric map of each series too.
         map_resolution: resolution of the maps, see `clinreadnet.dicom.quality_map.write_maps`.
         figures: whether reports hold noise, size, dose and other figures of each slice.
-        limits: limits of the site, with which each series is compared; None without.
-        site_map: map that makes site scores beside the scores; None without.
+        rules: rules of the site, which are applied to the scores.
         resample: whether to accept slices that are not 512x512.
         quiet: seconds without a new slice after which a series is complete.
         associations: largest number of simultaneous associations.
@@ -133,8 +131,7 @@ class NodeConfig:
     maps: bool = False
     map_resolution: str = "patch"
     figures: bool = False
-    limits: ProtocolLimits | None = None
-    site_map: SiteMap | None = None
+    rules: SiteRules = NO_RULES
     resample: bool = False
     quiet: float = 30.0
     associations: int = 16

@@ -84,22 +84,13 @@ class Node:
         """Start to receive, to score with ``session`` and to send.
 
         Raises:
-            InputError: the site map was fitted for other weights.
+            InputError: the site map was fitted for other weights, or figures are limited that are
+                not measured.
         """
-        if self._config.site_map is not None:
-            self._config.site_map.check_weights(session.manifest.model.weights_sha256)
+        weights = session.manifest.model.weights_sha256
+        self._config.rules.check(figures=self._config.figures, weights_sha256=weights)
         self.spool.resume()
-        worker = Worker(
-            session,
-            self.spool,
-            self.metrics,
-            maps=self._config.maps,
-            map_resolution=self._config.map_resolution,
-            resample=self._config.resample,
-            figures=self._config.figures,
-            limits=self._config.limits,
-            site_map=self._config.site_map,
-        )
+        worker = Worker(session, self.spool, self.metrics, self._config)
         for name, work in (
             ("receiver", self._receiver.serve),
             ("worker", lambda: self._repeat(lambda: self.score_next(worker))),

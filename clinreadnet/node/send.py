@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from clinreadnet.errors import counted
@@ -35,51 +36,48 @@ class Channel(Protocol):
         ...
 
 
+@dataclass
 class Sender:
-    """Sends objects to one destination."""
+    """Sends objects to one destination.
 
-    def __init__(
-        self, channel: Channel, destination: object, spool: Spool, metrics: Metrics
-    ) -> None:
-        """Create the sender; nothing is sent yet.
+    Attributes:
+        channel: way to the destination.
+        destination: its name in the log.
+        spool: spool that holds the objects.
+        metrics: metrics of the node.
+    """
 
-        Args:
-            channel: way to the destination.
-            destination: its name in the log.
-            spool: spool that holds the objects.
-            metrics: metrics of the node.
-        """
-        self._channel = channel
-        self._destination = destination
-        self._spool = spool
-        self._metrics = metrics
-        self._failures = 0
-        self._not_before = 0.0
+    channel: Channel
+    destination: object
+    spool: Spool
+    metrics: Metrics
+    _failures: int = field(default=0, init=False)
+    _not_before: float = field(default=0.0, init=False)
 
     def send(self) -> bool:
         """Send some of the due objects and return whether there were any."""
         if time.monotonic() < self._not_before:
             return False
-        waiting = self._spool.due(_AT_ONCE)
+        waiting = self.spool.due(_AT_ONCE)
         if not waiting:
             return False
         try:
-            for item, refusal in self._channel.store(waiting):
+            for item, refusal in self.channel.store(waiting):
                 if refusal is None:
-                    self._spool.sent(item)
-                    self._metrics.sent.labels("sent").inc()
+                    self.spool.sent(item)
+                    self.metrics.sent.labels("sent").inc()
                     name = f"series {item.series[:HASH_DIGITS]}"
-                    log(f"{name}: {item.kind} sent to {self._destination}")
+                    log(f"{name}: {item.kind} sent to {self.destination}")
                 else:
                     self._postpone(item, refusal)
         except Unreachable as problem:
             self._failures += 1
             seconds = jittered(self._failures)
             self._not_before = time.monotonic() + seconds
-            self._metrics.sent.labels("unreachable").inc()
-            waits = self._spool.waiting()[0]
+            self.metrics.sent.labels("unreachable").inc()
+            waits = self.spool.waiting()[0]
             log(
-                f"{self._destination} cannot be reached ({problem}): "
+                f"{self.destination} cannot be reached ({problem}): "
                 f"{counted(waits, 'object', verb='waits')} in the spool, next attempt in "
                 f"{seconds:.0f} s"
             )
@@ -89,10 +87,10 @@ class Sender:
 
     def _postpone(self, item: Outgoing, reason: str) -> None:
         seconds = jittered(item.attempts + 1)
-        self._spool.postpone(item, seconds)
-        self._metrics.sent.labels("refused").inc()
+        self.spool.postpone(item, seconds)
+        self.metrics.sent.labels("refused").inc()
         log(
-            f"series {item.series[:HASH_DIGITS]}: {self._destination} refused the {item.kind} "
+            f"series {item.series[:HASH_DIGITS]}: {self.destination} refused the {item.kind} "
             f"({reason}); next attempt in {seconds:.0f} s"
         )
 

@@ -8,7 +8,7 @@ import sqlite3
 import tempfile
 import time
 import traceback
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,13 @@ from clinreadnet.errors import (
     counted,
     origin,
 )
+from clinreadnet.node.config import NodeConfig
 from clinreadnet.node.log import HASH_DIGITS, log
 from clinreadnet.node.metrics import Metrics
 from clinreadnet.node.spool import Series, SetAside, Spool
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.breaches import with_limits
-from clinreadnet.scoring.protocol_limits import ProtocolLimits
 from clinreadnet.scoring.result import SeriesReport, summary_line
 from clinreadnet.scoring.run import score_slices
-from clinreadnet.scoring.site_map import SiteMap, with_site_scores
 
 LATER = (BackendError, SessionClosed, OSError, sqlite3.Error, MemoryError)
 """Errors that a series does not cause: it is kept and retried."""
@@ -44,45 +42,22 @@ class _NoSlice(InputError):
     """No slice of a series can be scored."""
 
 
+@dataclass
 class Worker:
-    """Scores series with one session."""
+    """Scores series with one session.
 
-    def __init__(
-        self,
-        session: Session,
-        spool: Spool,
-        metrics: Metrics,
-        *,
-        maps: bool,
-        resample: bool,
-        map_resolution: str = "patch",
-        figures: bool = False,
-        limits: ProtocolLimits | None = None,
-        site_map: SiteMap | None = None,
-    ) -> None:
-        """Create the worker; nothing is scored yet.
+    Attributes:
+        session: session of the loaded bundle.
+        spool: spool for series and objects.
+        metrics: metrics of the node.
+        config: settings of the node: what to measure and to make, and the rules of the site.
+    """
 
-        Args:
-            session: session of the loaded bundle.
-            spool: spool for series and objects.
-            metrics: metrics of the node.
-            maps: whether to make parametric maps.
-            resample: whether sizes other than 512x512 are accepted.
-            map_resolution: resolution of the maps, see `quality_map.write_maps`.
-            figures: whether to measure the figures of each slice.
-            limits: limits of the site, with which each series is compared.
-            site_map: map that makes site scores beside the scores.
-        """
-        self._session = session
-        self._spool = spool
-        self._metrics = metrics
-        self._maps = maps
-        self._map_resolution = map_resolution
-        self._figures = figures
-        self._limits = limits
-        self._site_map = site_map
-        self._resample = resample
-        self._doing = ""
+    session: Session
+    spool: Spool
+    metrics: Metrics
+    config: NodeConfig
+    _doing: str = field(default="", init=False)
 
     def score(self, series: Series) -> None:
         """Score a series and replace its objects by a report, and a map if wanted.
@@ -106,16 +81,16 @@ class Worker:
             self._set_aside(series, name, SetAside(reason, reason))
             return
         start = time.perf_counter()
-        folder = Path(tempfile.mkdtemp(dir=self._spool.work))
+        folder = Path(tempfile.mkdtemp(dir=self.spool.work))
         self._doing = "reading"
         try:
             made, scored, aside = self._make(series, name, folder)
             self._doing = "finishing"
-            self._spool.finish(series, made, aside)
+            self.spool.finish(series, made, aside)
         except _NoSlice as error:
             reason = self._without_paths(error.full)
-            self._spool.fail(series, reason)
-            self._metrics.series.labels("failed").inc()
+            self.spool.fail(series, reason)
+            self.metrics.series.labels("failed").inc()
             gone = f"{counted(len(series.files), 'object', verb='is')} removed"
             log(f"{name}: not scored, and its {gone}: {reason}")
             return
@@ -128,9 +103,9 @@ class Worker:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         seconds = time.perf_counter() - start
-        self._metrics.series.labels("scored" if aside is None else "aside").inc()
-        self._metrics.slices.inc(scored)
-        self._metrics.score_seconds.observe(seconds)
+        self.metrics.series.labels("scored" if aside is None else "aside").inc()
+        self.metrics.slices.inc(scored)
+        self.metrics.score_seconds.observe(seconds)
         log(
             f"{name}: {counted(scored, 'slice')} scored in {seconds:.1f} s, "
             f"{counted(len(made), 'object')} to send"
@@ -150,29 +125,32 @@ class Worker:
             damaged += 1
             log(f"{name}: a slice is left out: {self._without_paths(error.full)}", kind="left out")
 
-        wanted = {"report", "map"} if self._maps else {"report"}
-        wanted -= self._spool.made(series)
+        wanted = {"report", "map"} if self.config.maps else {"report"}
+        wanted -= self.spool.made(series)
         try:
             refs = find_slices(
-                list(series.files), resample=self._resample, keep=sources.SOURCE_TAGS
+                list(series.files), resample=self.config.resample, keep=sources.SOURCE_TAGS
             )
             refs = [replace(ref, named=False) for ref in refs]  # a peer sends whole series
             self._doing = "scoring"
-            report = score_slices(self._session, refs, figures=self._figures, left_out=leave_out)
+            report = score_slices(
+                self.session,
+                refs,
+                figures=self.config.figures,
+                rules=self.config.rules,
+                left_out=leave_out,
+            )
         except InputError as error:
             raise _NoSlice(error.full) from None
-        self._metrics.left_out.labels("damaged").inc(damaged)
+        self.metrics.left_out.labels("damaged").inc(damaged)
         if empty := len(report.skipped):
-            self._metrics.left_out.labels("no body").inc(empty)
+            self.metrics.left_out.labels("no body").inc(empty)
             log(f"{name}: left out at its ends: {counted(empty, 'slice')} without a body")
-        if self._site_map is not None:
-            report = with_site_scores(report, self._site_map)
-            log(f"{name}: {summary_line(report.series)} ({self._site_map.name})")
-        if self._limits is not None:
-            report = with_limits(report, self._limits)
+        if report.site_map is not None:
+            log(f"{name}: {summary_line(report.series)} ({report.site_map.name})")
         self._doing = "report"
         headers = sources.make_sources(report.refs)
-        facts = self._session.describe()
+        facts = self.session.describe()
         made: list[tuple[str, ObjectFile]] = []
         if "report" in wanted:
             reports = structured_report.write_reports(report, headers, facts, folder / "report")
@@ -186,7 +164,7 @@ class Worker:
             _flush(written.path)
         if report.limits is not None and "report" in wanted:  # not again for a map that failed
             for breach in report.limits.breaches:
-                self._metrics.limits_exceeded.labels(breach.limit.key).inc()
+                self.metrics.limits_exceeded.labels(breach.limit.key).inc()
                 log(f"{name}: limit exceeded: {breach.values}")
         return made, len(report.slices), aside
 
@@ -208,7 +186,7 @@ class Worker:
             return [], self._why(error)
         try:
             return quality_map.write_maps(
-                report, headers, facts, folder, self._map_resolution
+                report, headers, facts, folder, self.config.map_resolution
             ), None
         except LATER:
             raise
@@ -216,13 +194,13 @@ class Worker:
             return [], self._why(error)
 
     def _set_aside(self, series: Series, name: str, aside: SetAside) -> None:
-        self._spool.set_aside(series, aside)
-        self._metrics.series.labels("aside").inc()
+        self.spool.set_aside(series, aside)
+        self.metrics.series.labels("aside").inc()
         self._tell(name, aside)
 
     def _tell(self, name: str, aside: SetAside) -> None:
         log(f"{name}: set aside ({aside.reason}); `clinreadnet spool` lists it")
-        for key in self._spool.make_room():
+        for key in self.spool.make_room():
             log(f"series {key[:HASH_DIGITS]}: was set aside, and is removed to make room")
 
     def _why(self, error: Exception) -> SetAside:
@@ -234,7 +212,7 @@ class Worker:
         return SetAside(reason, "".join([reason, "\n\n", *traceback.format_exception(error)]))
 
     def _without_paths(self, text: str) -> str:
-        return text.replace(f"{self._spool.folder}{os.sep}objects{os.sep}", "")
+        return text.replace(f"{self.spool.folder}{os.sep}objects{os.sep}", "")
 
 
 def _flush(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -184,25 +185,22 @@ def _rows(
     return _figure(f"{caption}; blue: with the score", parts, height)
 
 
+@dataclass(frozen=True)
 class _Axes:
-    """A linear mapping of values to a drawing."""
+    """A linear mapping of values to a drawing, between the ends of its axes."""
 
-    def __init__(
-        self,
-        across: Sequence[float],
-        up: Sequence[float],
-        left: float = _LEFT,
-        height: float = _HEIGHT,
-    ) -> None:
-        self._across, self._up, self._left, self._height = across, up, left, height
+    x_ends: Sequence[float]
+    y_ends: Sequence[float]
+    left: float = _LEFT
+    height: float = _HEIGHT
 
     def x(self, value: float) -> float:
-        low, high = self._across
-        return self._left + (_WIDTH - self._left - _RIGHT) * (value - low) / (high - low)
+        low, high = self.x_ends
+        return self.left + (_WIDTH - self.left - _RIGHT) * (value - low) / (high - low)
 
     def y(self, value: float) -> float:
-        low, high = self._up
-        return self._height - _BOTTOM - (self._height - _BOTTOM - 12) * (value - low) / (high - low)
+        low, high = self.y_ends
+        return self.height - _BOTTOM - (self.height - _BOTTOM - 12) * (value - low) / (high - low)
 
     def line(self, x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
         return (
@@ -219,26 +217,26 @@ class _Axes:
     def across(self, name: str) -> list[str]:
         """Return the ticks across and their numbers."""
         parts = []
-        foot = self._height - _BOTTOM
-        for value in np.linspace(self._across[0], self._across[1], 5).tolist():
+        foot = self.height - _BOTTOM
+        for value in np.linspace(self.x_ends[0], self.x_ends[-1], 5).tolist():
             x = self.x(value)
             parts += [
                 f"<line class=grid x1={x:.1f} x2={x:.1f} y1=6 y2={foot:.1f} />",
                 f"<text x={x:.1f} y={foot + 17:.1f} text-anchor=middle>{value:.3g}</text>",
             ]
-        middle = (self._left + _WIDTH) / 2
+        middle = (self.left + _WIDTH) / 2
         return [*parts, f"<text x={middle:.0f} y={foot + 34:.0f} text-anchor=middle>{name}</text>"]
 
     def frame(self, across: str, up: str) -> list[str]:
         """Return the ticks of both axes, their numbers and names."""
         parts = self.across(across)
-        for value in np.linspace(self._up[0], self._up[1], 5).tolist():
+        for value in np.linspace(self.y_ends[0], self.y_ends[-1], 5).tolist():
             y = self.y(value)
             parts += [
-                f"<line class=grid x1={self._left} x2={_WIDTH - _RIGHT} y1={y:.1f} y2={y:.1f} />",
-                f"<text x={self._left - 6} y={y + 4:.1f} text-anchor=end>{value:.3g}</text>",
+                f"<line class=grid x1={self.left} x2={_WIDTH - _RIGHT} y1={y:.1f} y2={y:.1f} />",
+                f"<text x={self.left - 6} y={y + 4:.1f} text-anchor=end>{value:.3g}</text>",
             ]
-        middle = (self._height - _BOTTOM) / 2
+        middle = (self.height - _BOTTOM) / 2
         turned = f"transform='rotate(-90 12 {middle:.0f})' text-anchor=middle"
         return [*parts, f"<text x=12 y={middle:.0f} {turned}>{up}</text>"]
 

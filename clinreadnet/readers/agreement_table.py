@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from rich.console import Console
-from rich.text import Text
 
-from clinreadnet.console import Column, fitted_table
+from clinreadnet.console import Column, fitted_table, print_lines
 from clinreadnet.errors import counted, visible
 from clinreadnet.metrics import Interval
 from clinreadnet.readers.agreement import Agreement, unit
@@ -25,13 +24,13 @@ MOST_PAIRS = 50
 
 def print_agreement(result: Agreement, console: Console) -> None:
     """Print what is compared, the tables and the notes."""
-    _print_lines(console, [subject(result)])
-    columns = _columns(result.among)
-    _print_table(console, "Readers with each other", columns, result.among)
-    columns = _columns(result.score)
+    _print_visible(console, [subject(result)])
+    columns = interval_columns(result.among.values())
+    _print_measures(console, "Readers with each other", columns, result.among)
+    columns = interval_columns(result.score.values())
     if result.reader:
         columns.append(Column("a reader", [number(v) for v in result.reader.values()], 2))
-    _print_table(console, "Score with the mean grade of the readers", columns, result.score)
+    _print_measures(console, "Score with the mean grade of the readers", columns, result.score)
     shown = result.pairs[:MOST_PAIRS]
     names = [f"{visible(pair.first)} - {visible(pair.second)}" for pair in shown]
     table = fitted_table(
@@ -44,13 +43,12 @@ def print_agreement(result: Agreement, console: Console) -> None:
             Column("bias", [signed(pair.bias) for pair in shown], 1),
             Column("limits", [limits_of(pair.low, pair.high) for pair in shown], 2),
         ],
+        title="Second minus first, on the site's scale",
     )
-    table.title, table.title_justify = Text("Second minus first, on the site's scale"), "left"
     console.print(table)
     if len(shown) < len(result.pairs):
-        _print_lines(
-            console, [f"and {counted(len(result.pairs) - len(shown), 'more pair')}; --json has all"]
-        )
+        more = counted(len(result.pairs) - len(shown), "more pair")
+        _print_visible(console, [f"and {more}; --json has all"])
     groups = [group for group in result.groups if group.score is not None]
     if groups:
         scores = [group.score or {} for group in groups]
@@ -64,10 +62,10 @@ def print_agreement(result: Agreement, console: Console) -> None:
                 Column(f"{CONFIDENCE:.0%}", [span(score["srocc"]) for score in scores], 1),
                 Column("MAE", [number(score["mae"]["value"]) for score in scores]),
             ],
+            title="Score with the mean grade, by group",
         )
-        table.title, table.title_justify = Text("Score with the mean grade, by group"), "left"
         console.print(table)
-    _print_lines(console, [*result.notes, RESEARCH_USE])
+    _print_visible(console, [*result.notes, RESEARCH_USE])
 
 
 def subject(result: Agreement) -> str:
@@ -100,23 +98,21 @@ def span(value: Interval) -> str:
     return f"{value['low']:z.2f} ... {value['high']:z.2f}" if np.isfinite(value["low"]) else ""
 
 
-def _columns(values: Mapping[str, Interval]) -> list[Column]:
+def interval_columns(values: Collection[Interval]) -> list[Column]:
+    """Return the columns of values and their intervals."""
     return [
-        Column("value", [number(value["value"]) for value in values.values()]),
-        Column(f"{CONFIDENCE:.0%}", [span(value) for value in values.values()], 1),
+        Column("value", [number(value["value"]) for value in values]),
+        Column(f"{CONFIDENCE:.0%}", [span(value) for value in values], 1),
     ]
 
 
-def _print_table(
+def _print_measures(
     console: Console, title: str, columns: list[Column], values: Mapping[str, Interval]
 ) -> None:
-    if not values:
-        return
-    table = fitted_table(console, "measure", [(AMONG | NAMES)[name] for name in values], columns)
-    table.title, table.title_justify = Text(title), "left"
-    console.print(table)
+    if values:
+        names = [(AMONG | NAMES)[name] for name in values]
+        console.print(fitted_table(console, "measure", names, columns, title=title))
 
 
-def _print_lines(console: Console, lines: Sequence[str]) -> None:
-    for line in lines:
-        console.print(visible(line), highlight=False, markup=False, soft_wrap=True)
+def _print_visible(console: Console, lines: Sequence[str]) -> None:
+    print_lines(console, map(visible, lines))

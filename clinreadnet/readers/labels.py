@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clinreadnet import limits
+from clinreadnet.data.slices import framed
 from clinreadnet.errors import InputError, counted, first_line, visible
 from clinreadnet.files import AnyPath, read_regular
 from clinreadnet.scoring.score_file import StoredScore, read_scores
@@ -379,20 +380,18 @@ def _normal(name: str) -> str:
 
 def _keys(row: StoredScore) -> Iterator[str]:
     """Yield every name of a slice: its UID, and each end of its path with its frame."""
-    frame = "" if row.frame is None else f"[{row.frame}]"
     if row.sop_instance_uid:
-        yield row.sop_instance_uid + frame
-    path = _normal(row.path)
-    yield path + frame
-    for place, character in enumerate(path):
-        if character == "/":
-            yield path[place + 1 :] + frame
+        yield framed(row.sop_instance_uid, row.frame)
+    path = framed(_normal(row.path), row.frame)
+    yield path
+    while "/" in path:
+        path = path.partition("/")[2]
+        yield path
 
 
 def _shown(row: StoredScore) -> str:
-    frame = "" if row.frame is None else f"[{row.frame}]"
     uid = f" ({row.sop_instance_uid})" if row.sop_instance_uid else ""
-    return visible(f"{row.path}{frame}{uid}")
+    return visible(framed(row.path, row.frame) + uid)
 
 
 def _fact(row: StoredScore, name: str) -> str | None:

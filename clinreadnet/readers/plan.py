@@ -11,15 +11,15 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from clinreadnet.console import Column, fitted_table
+from clinreadnet.console import Column, fitted_table, print_lines
 from clinreadnet.errors import InputError
 from clinreadnet.scoring.estimate import CONFIDENCE
 from clinreadnet.spec import RESEARCH_USE
@@ -127,13 +127,12 @@ def slices_for_correlation(correlation: float, half_width: float) -> int:
         z, step = math.atanh(correlation), _QUANTILE / math.sqrt(n - 3)
         return (math.tanh(z + step) - math.tanh(z - step)) / 2
 
-    low, high = 3, 4  # the interval of `low` slices is too wide, or not defined
-    while reach(high) > half_width:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if reach(middle) > half_width else (low, middle)
-    return high
+    least = 4  # the interval of 3 slices is not defined
+    enough = least
+    while reach(enough) > half_width:
+        enough *= 2
+    sizes = range(least, enough)
+    return least + bisect_left(sizes, True, key=lambda n: reach(n) <= half_width)
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -150,16 +149,15 @@ def print_plan(plan: Plan, console: Console) -> None:
             Column("for score", [str(row.for_score) for row in rows], 2),
             Column("expected PLCC", [f"{row.correlation:.2f}" for row in rows], 3),
         ],
+        title=f"For {CONFIDENCE:.0%} intervals of ± {plan.half_width:g}",
     )
-    table.title = Text(f"For {CONFIDENCE:.0%} intervals of ± {plan.half_width:g}")
-    table.title_justify = "left"
     console.print(table)
     m = plan.slices_per_patient
-    for line in (
+    lines = [
         "Slices: what each reader grades. For ICC, for score: independent slices.",
         f"Expected: ICC of readers {plan.agreement:g}, correlation of the score with an exact "
         f"grade {plan.correlation:g}, {m} slice{'s' if m > 1 else ''} of a patient"
         + (f" that correlate with {plan.within_patient:g}." if m > 1 else "."),
         RESEARCH_USE,
-    ):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    ]
+    print_lines(console, lines)

@@ -11,7 +11,7 @@ import json
 import os
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,8 @@ from clinreadnet.physics import SliceFigures
 from clinreadnet.processor import processors
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.files import load_manifest
-from clinreadnet.scoring.breaches import LimitReport, check_limits
+from clinreadnet.scoring.breaches import LimitReport
 from clinreadnet.scoring.cluster import LOCAL, connected
-from clinreadnet.scoring.protocol_limits import ProtocolLimits
 from clinreadnet.scoring.result import (
     SeriesSummary,
     SliceScore,
@@ -48,7 +47,8 @@ from clinreadnet.scoring.result import (
     summarise_by_series,
 )
 from clinreadnet.scoring.run import SeriesEnds, score_chunk
-from clinreadnet.scoring.site_map import SiteMap, site_lines, site_scores
+from clinreadnet.scoring.site_map import SiteMap, site_lines
+from clinreadnet.scoring.site_rules import NO_RULES, SiteRules
 from clinreadnet.spec import RESEARCH_USE
 
 CHUNK = 32
@@ -57,6 +57,19 @@ CHUNK = 32
 TRIES = 2
 """Number of workers that may die on a chunk before its slices are scored one by one. The same
 number may then die on a slice before it becomes a row with an error."""
+
+
+def _columns_of(kind: type[Acquisition | SliceFigures]) -> list[tuple[str, Any]]:
+    """Return name and type of the column of each field of a dataclass."""
+    return [
+        (field.name, pyarrow.string() if "str" in str(field.type) else pyarrow.float64())
+        for field in fields(kind)
+    ]
+
+
+def _names(kind: type[Acquisition | SliceFigures]) -> list[str]:
+    return [name for name, _ in _columns_of(kind)]
+
 
 SCHEMA = pyarrow.schema(
     [
@@ -76,10 +89,7 @@ SCHEMA = pyarrow.schema(
         ("header", pyarrow.string()),
         ("site_score", pyarrow.float32()),
         ("site_map", pyarrow.string()),
-        *(
-            (field.name, pyarrow.string() if "str" in str(field.type) else pyarrow.float64())
-            for field in fields(Acquisition)
-        ),
+        *_columns_of(Acquisition),
         ("error", pyarrow.string()),
     ]
 )
@@ -92,15 +102,7 @@ LIMITS = pyarrow.schema([("limits", pyarrow.string())])
 """One more column, if series are compared with limits: those that the slice's series exceeds with
 its values, or an empty text."""
 
-FIGURES = pyarrow.schema(
-    [
-        *(
-            (field.name, pyarrow.string() if "str" in str(field.type) else pyarrow.float64())
-            for field in fields(SliceFigures)
-        ),
-        ("remark", pyarrow.string()),
-    ]
-)
+FIGURES = pyarrow.schema([*_columns_of(SliceFigures), ("remark", pyarrow.string())])
 """More columns, if figures are measured: those of `SliceFigures`, and `SliceScore.remark`."""
 
 _SCORED = tuple(SCHEMA.names[SCHEMA.names.index("score") : SCHEMA.names.index("site_map") + 1])
@@ -178,8 +180,7 @@ def score_archive(
     resample: bool = False,
     figures: bool = False,
     session_options: Mapping[str, Any] | None = None,
-    site_map: SiteMap | None = None,
-    limits: ProtocolLimits | None = None,
+    rules: SiteRules = NO_RULES,
     note: Callable[[str], None] = lambda line: None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> ArchiveReport:
@@ -200,8 +201,8 @@ def score_archive(
         resample: whether to accept sizes other than 512×512.
         figures: whether to measure noise, size, dose and other figures of each slice.
         session_options: arguments of `Session` beyond the bundle and ``threads``.
-        site_map: map to the grades of the site's readers, for a column ``site_score``.
-        limits: limits of the site, with which each series is compared.
+        rules: rules of the site: a map for a column ``site_score``, and limits, with which each
+            series is compared.
         note: called with one line for each file that is skipped or unusual.
         advance: called with the slices done and their total.
 
@@ -210,17 +211,15 @@ def score_archive(
 
     Raises:
         InputError: the site map is of other weights, figures are limited that are not measured,
-            there are no slices, the cluster does not
-            exist or does not answer, it cannot run so many workers, or the bundle cannot be loaded.
+            there are no slices, the cluster does not exist or does not answer, it cannot run so
+            many workers, or the bundle cannot be loaded.
         CheckFailed: the bundle does not reproduce its golden outputs on a worker.
         NotWritten: the slices were scored, but the file cannot be written.
     """
     out, bundle = Path(out), Path(bundle).absolute()
     check_output(out)
-    if limits is not None:
-        limits.check_figures(figures)
-    if site_map is not None:
-        site_map.check_weights(load_manifest(bundle).model.weights_sha256)
+    weights = None if rules.site_map is None else load_manifest(bundle).model.weights_sha256
+    rules.check(figures=figures, weights_sha256=weights)
     most = processors()
     if address == LOCAL and (workers or 1) > most and not ray.is_initialized():
         raise InputError(f"workers={workers}: this machine has {most} processors; ask for fewer")
@@ -253,31 +252,26 @@ def score_archive(
     if session is not None and session["unjudged"]:
         note(session["unjudged"])
     rows = [outcomes[index] for index in range(len(refs))]
-    if site_map is not None:
-        rows = [
-            site_scores([row], site_map)[0] if isinstance(row, SliceScore) else row for row in rows
-        ]
-    good = [row for row in rows if isinstance(row, SliceScore)]
+    good, checked = rules.apply([row for row in rows if isinstance(row, SliceScore)])
+    ruled = iter(good)
+    rows = [next(ruled) if isinstance(row, SliceScore) else row for row in rows]
     ends = SeriesEnds()
     ends.sort(refs, {i: row for i, row in enumerate(rows) if isinstance(row, InputError)})
     if line := ends.note():
         note(line)
-    checked = None if limits is None else check_limits(good, limits)
     report = ArchiveReport(
         out=out,
         slices=total,
         not_scored=total - len(good) - len(ends.skipped()),
         by_series=summarise_by_series(good),
         session=session,
-        site_map=site_map,
+        site_map=rules.site_map,
         limits=checked,
-        notes=[*site_lines(good, site_map), *([] if checked is None else checked.lines)],
+        notes=[*site_lines(good, rules.site_map), *([] if checked is None else checked.lines)],
     )
     try:
         _write(out, refs, rows, refused, report, figures)
-    except (
-        Exception
-    ) as error:  # an error of Arrow or the disk: hours of work must not be lost silently
+    except Exception as error:  # of Arrow or the disk: hours of work must not be lost silently
         if isinstance(error, InputError):
             reason = error.full
         elif isinstance(error, OSError) and error.strerror:
@@ -397,51 +391,45 @@ def _write(
     figures: bool,
 ) -> None:
     """Write the Parquet file; its metadata describes the session and the site map."""
-    after = [None] * len(refused)
     paths = [*(ref.path for ref in refs), *(path for path, _ in refused)]
-    columns: dict[str, list[Any]] = {
+    scored = [row if isinstance(row, SliceScore) else None for row in rows]
+    after = [None] * len(refused)
+
+    def of(owners: Sequence[Any], names: Iterable[str]) -> dict[str, list[Any]]:
+        """Return columns of attributes of the slices. The rows of refused files are last."""
+        return {name: [getattr(own, name, None) for own in owners] + after for name in names}
+
+    columns = of(refs, ("frame", "position")) | of(scored, _SCORED)
+    columns |= of([ref.acquisition for ref in refs], _names(Acquisition))
+    columns |= {
         "path": [visible(str(path)) for path in paths],
-        "frame": [ref.frame for ref in refs] + after,
         "series": [visible(ref.series) for ref in refs] + after,
         "sop_instance_uid": [visible(ref.instance_uid) for ref in refs] + after,
-        "position": [ref.position for ref in refs] + after,
-        **{
-            name: [getattr(row, name) if isinstance(row, SliceScore) else None for row in rows]
-            + after
-            for name in _SCORED
-        },
-        **{
-            field.name: [getattr(ref.acquisition, field.name) for ref in refs] + after
-            for field in fields(Acquisition)
-        },
         "error": [
             *(str(row) if isinstance(row, InputError) else None for row in rows),
             *(reason for _, reason in refused),
         ],
     }
+    schema = SCHEMA
+    if figures:
+        schema = pyarrow.unify_schemas([SCHEMA, FIGURES])
+        columns |= of([row and row.figures for row in scored], _names(SliceFigures))
+        columns |= of(scored, ("remark",))
+    if report.limits is not None:
+        schema = pyarrow.unify_schemas([schema, LIMITS])
+        exceeded = {
+            (own.series, own.protocol): "; ".join(breach.values for breach in own.breaches)
+            for own in report.limits.series
+        }
+        columns["limits"] = [
+            None if row is None else exceeded[row.series, row.acquisition.protocol]
+            for row in scored
+        ] + after
     facts = {
         "research_use": RESEARCH_USE,
         "session": json.dumps(report.session),
         "site_map": json.dumps(site_map_to_dict(report.site_map)),
     }
-    schema = SCHEMA
-    if figures:
-        schema = pyarrow.unify_schemas([SCHEMA, FIGURES])
-        scored = [row if isinstance(row, SliceScore) else None for row in rows]
-        for field in fields(SliceFigures):
-            own = [getattr(row.figures, field.name) if row else None for row in scored]
-            columns[field.name] = own + after
-        columns["remark"] = [row.remark if row else None for row in scored] + after
-    if report.limits is not None:
-        schema = pyarrow.unify_schemas([schema, LIMITS])
-        exceeded: dict[tuple[str, str | None], str] = {
-            (own.series, own.protocol): "; ".join(breach.values for breach in own.breaches)
-            for own in report.limits.series
-        }
-        columns["limits"] = [
-            exceeded[row.series, row.acquisition.protocol] if isinstance(row, SliceScore) else None
-            for row in rows
-        ] + after
     table = pyarrow.table(columns, schema=schema.with_metadata(facts))
     with whole_file(out) as temporary:
         parquet.write_table(table, temporary)

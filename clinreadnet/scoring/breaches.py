@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from clinreadnet.data.slices import framed
 from clinreadnet.errors import LimitExceeded, counted, visible
 from clinreadnet.scoring.protocol_limits import (
     LEAST_MEAN_SCORE,
@@ -17,7 +18,7 @@ from clinreadnet.scoring.protocol_limits import (
     ProtocolLimits,
     Section,
 )
-from clinreadnet.scoring.result import SeriesReport, SliceScore
+from clinreadnet.scoring.result import SliceScore
 from clinreadnet.scoring.score_file import StoredScore
 
 _MOST_PLACES = 5  # slices that a line names; --json gives all
@@ -36,8 +37,7 @@ class Place:
     @property
     def name(self) -> str:
         """Name of the file, with the frame in brackets."""
-        name = visible(os.path.basename(self.path))
-        return name if self.frame is None else f"{name}[{self.frame}]"
+        return visible(framed(os.path.basename(self.path), self.frame))
 
 
 @dataclass(frozen=True)
@@ -297,8 +297,3 @@ def check_limits(slices: Sequence[SliceScore], limits: ProtocolLimits) -> LimitR
     for one in slices:
         series.add(one, one.score)
     return series.report()
-
-
-def with_limits(report: SeriesReport, limits: ProtocolLimits) -> SeriesReport:
-    """Return the report of some slices, compared with the limits of a site."""
-    return replace(report, limits=check_limits(report.slices, limits))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,11 +125,10 @@ def find_signals(x: NDArray[np.float64], deviation: float) -> tuple[tuple[int, i
 
 def _runs(side: Sequence[float]) -> list[tuple[int, int]]:
     """Return the first and last index of each run. A point on the centre line ends a run."""
-    runs = []
-    first = 0
-    for here in range(1, len(side) + 1):
-        if here == len(side) or side[here] != side[first]:
-            if side[first] != 0 and here - first >= RUN:
-                runs.append((first, here - 1))
-            first = here
+    runs, first = [], 0
+    for where, points in groupby(side):
+        after = first + len(list(points))
+        if where != 0 and after - first >= RUN:
+            runs.append((first, after - 1))
+        first = after
     return runs

@@ -11,9 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from clinreadnet.console import Column, fitted_table
+from clinreadnet.console import Column, fitted_table, print_lines
 from clinreadnet.errors import InputError, counted, visible
 from clinreadnet.scoring.breaches import CheckedSeries, LimitReport, Place, places
 from clinreadnet.scoring.protocol_limits import MOST_NOISE, MOST_SSDE, Limit, ProtocolLimits
@@ -149,9 +148,8 @@ def print_ecqm_table(table: EcqmTable, console: Console) -> None:
         ),
     ]
     names = [visible(row.checked.series) for row in rows]
-    made = fitted_table(console, "series", names, columns, most=12)
-    made.title, made.title_justify = Text("Size-adjusted dose and noise by category"), "left"
-    console.print(made)
+    title = "Size-adjusted dose and noise by category"
+    console.print(fitted_table(console, "series", names, columns, most=12, title=title))
     out = table.count(False)
     known = table.count(True) + out
     lines = [f"{counted(out, 'series', known, verb='is')} out of range"]
@@ -163,5 +161,4 @@ def print_ecqm_table(table: EcqmTable, console: Console) -> None:
         "Categories are those that your file gives to protocols. CMS 1056, 1074 and 1206 assign "
         "them by clinical indication, and adjust the dose of the whole exam."
     )
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print_lines(console, lines)

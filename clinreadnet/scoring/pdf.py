@@ -17,6 +17,7 @@ import numpy as np
 from clinreadnet._version import __version__
 from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.data.region import EDGE, OUTSIDE
+from clinreadnet.data.slices import framed
 from clinreadnet.errors import counted, visible
 from clinreadnet.files import whole_file
 from clinreadnet.physics.table import FIGURES, METHODS, figure_lines
@@ -222,8 +223,7 @@ def _draw_worst(figure: Any, top: float, report: SeriesReport, own: Sequence[int
         lines = [
             f"{entry.score:.2f} {entry.grade} ({entry.low:.1f} ... {entry.high:.1f})"
             + (f", {mark}" if mark else ""),
-            f"{where}, {Path(entry.path).name}"
-            + ("" if entry.frame is None else f"[{entry.frame}]"),
+            f"{where}, {framed(Path(entry.path).name, entry.frame)}",
         ]
         _write(figure, left, top + _LINE, [_fitted(line, side, 7) for line in lines])
         axes = _add_axes(figure, left, top + 3 * _LINE + 1, side, side)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from clinreadnet.data.slices import framed
 from clinreadnet.errors import InputError, counted, visible
 from clinreadnet.files import whole_file
 from clinreadnet.scoring.overlay import draw_bar, draw_map, shade
@@ -177,9 +178,7 @@ def _draw_slice(axes: list[Any], word: str, extreme: Extreme) -> None:
         ax.set_axis_off()
     mark = " (novel)" if extreme.novel else ""
     axes[0].set_title(f"{word}: {extreme.score:.2f}{mark}", fontsize=10)
-    name = extreme.ref.path.name
-    frame = "" if extreme.ref.frame is None else f"[{extreme.ref.frame}]"
-    shown = visible(f"{name}{frame}")
+    shown = visible(framed(extreme.ref.path.name, extreme.ref.frame))
     shown = shown if len(shown) <= _NAME else f"...{shown[3 - _NAME :]}"
     axes[1].set_title(shown, fontsize=8, parse_math=False)
 

@@ -5,8 +5,9 @@ Only the outputs of each slice are kept, about 1 kB, not its pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from clinreadnet.errors import ClinReadNetError, InputError, counted
 from clinreadnet.runtime import Scores, Session
 from clinreadnet.runtime.profiling import stage
 from clinreadnet.scoring.result import SeriesReport, SliceScore, slice_scores
+from clinreadnet.scoring.site_rules import NO_RULES, SiteRules
 
 
 def score_slices(
@@ -23,6 +25,7 @@ def score_slices(
     refs: Sequence[SliceRef],
     *,
     figures: bool = False,
+    rules: SiteRules = NO_RULES,
     advance: Callable[[int], None] = lambda slices: None,
     left_out: Callable[[SliceRef, InputError], None] | None = None,
     note: Callable[[str], None] = lambda line: None,
@@ -35,6 +38,7 @@ def score_slices(
         session: a loaded bundle.
         refs: at least one slice, from `find_slices`.
         figures: whether to measure `SliceScore.figures`.
+        rules: rules of the site, which are applied to the scores.
         advance: called after each batch with its number of slices.
         left_out: called with a slice that cannot be loaded and the error, instead of raising.
         note: called with a line about skipped slices.
@@ -43,8 +47,10 @@ def score_slices(
         The report.
 
     Raises:
-        InputError: no slice can be loaded; without ``left_out``, a slice cannot be loaded.
+        InputError: the rules cannot be applied to scores of this bundle; no slice can be loaded;
+            without ``left_out``, a slice cannot be loaded.
     """
+    rules.check(figures=figures, weights_sha256=session.manifest.model.weights_sha256)
     slices: list[SliceScore] = []
     kept: list[SliceRef] = []
     outputs: list[Scores] = []
@@ -64,12 +70,7 @@ def score_slices(
             if not images:
                 continue
             good = [batch[index] for index in images]
-            result = session.score(
-                np.stack(list(images.values())),
-                [ref.loaded_mm for ref in good],
-                figures=figures,
-                checked=True,
-            )
+            result = _score(session, good, images.values(), figures)
             slices += slice_scores(good, result)
             kept += good
             outputs.append(result)
@@ -80,8 +81,15 @@ def score_slices(
         raise InputError(
             f"none of {counted(len(refs), 'slice')} can be read; the lines above say why"
         )
+    slices, limits = rules.apply(slices)
     return SeriesReport(
-        slices, kept, Scores.concatenate(outputs), session.manifest.unjudged, ends.skipped()
+        slices,
+        kept,
+        Scores.concatenate(outputs),
+        unjudged=session.manifest.unjudged,
+        skipped=ends.skipped(),
+        site_map=rules.site_map,
+        limits=limits,
     )
 
 
@@ -103,23 +111,24 @@ def score_chunk(
     good = [refs[index] for index in images]
     try:
         if images:
-            together = session.score(
-                np.stack(list(images.values())),
-                [ref.loaded_mm for ref in good],
-                figures=figures,
-                checked=True,
-            )
+            together = _score(session, good, images.values(), figures)
             outcomes |= zip(images, slice_scores(good, together), strict=True)
     except ClinReadNetError:
         for index, image in images.items():  # score singly to find the failing slice
             try:
-                alone = session.score(
-                    image[None], refs[index].loaded_mm, figures=figures, checked=True
-                )
+                alone = _score(session, [refs[index]], [image], figures)
                 (outcomes[index],) = slice_scores([refs[index]], alone)
             except ClinReadNetError as error:
                 outcomes[index] = InputError(f"{refs[index].name}: {error}")
     return [outcomes[index] for index in range(len(refs))]
+
+
+def _score(
+    session: Session, refs: Sequence[SliceRef], images: Iterable[NDArray[Any]], figures: bool
+) -> Scores:
+    """Return the outputs of the network for the images [512, 512] of n slices."""
+    widths = [ref.loaded_mm for ref in refs]
+    return session.score(np.stack(list(images)), widths, figures=figures, checked=True)
 
 
 class SeriesEnds:

@@ -26,7 +26,7 @@ from clinreadnet.runtime.bundle.trust import (
     check_signature,
     public_keys,
 )
-from clinreadnet.scoring.result import SeriesReport, SliceScore
+from clinreadnet.scoring.result import SliceScore
 from clinreadnet.spec import GRADE_RANGE, RESEARCH_USE
 
 
@@ -151,12 +151,6 @@ def sign_site_map(path: AnyPath, key: KeyFile) -> Path:
         raise InputError(f"{path}: ends like a signature; rename the site map")
     read_site_map(path)
     return sign_file(Path(path), read_regular(path, limits.SITE_MAP), key)
-
-
-def with_site_scores(report: SeriesReport, site_map: SiteMap) -> SeriesReport:
-    """Return a report whose slices have a site score beside the score."""
-    slices = site_scores(report.slices, site_map)
-    return replace(report, slices=slices, site_map=site_map)
 
 
 def site_scores(slices: Sequence[SliceScore], site_map: SiteMap) -> list[SliceScore]:

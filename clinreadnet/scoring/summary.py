@@ -6,10 +6,10 @@ as novel and slices without a score are excluded and counted.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from clinreadnet.data.acquisition import Acquisition
@@ -103,7 +103,7 @@ class Group:
     def site_mean(self) -> float | None:
         """Mean site score of the series with one; None without any."""
         values = [series.site_score for series in self.series if series.site_score is not None]
-        return math.fsum(values) / len(values) if values else None
+        return fmean(values) if values else None
 
     @property
     def days(self) -> list[Day]:
@@ -112,10 +112,7 @@ class Group:
         for series in self.series:
             if series.acquired is not None:
                 scores.setdefault(series.acquired, []).append(series.score)
-        return [
-            Day(date, len(scores[date]), math.fsum(scores[date]) / len(scores[date]))
-            for date in sorted(scores)
-        ]
+        return [Day(date, len(own), fmean(own)) for date, own in sorted(scores.items())]
 
     @property
     def chart(self) -> ControlChart | None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.text import Text
 
-from clinreadnet.console import Column, fitted_table
+from clinreadnet.console import Column, fitted_table, print_lines
 from clinreadnet.errors import counted, visible
 from clinreadnet.physics.table import FIGURES
 from clinreadnet.scoring.control_chart import FALSE_ALARMS, FEW, FEWEST, RULES, ControlChart
@@ -32,18 +31,14 @@ def print_summary(summary: Summary, console: Console) -> None:
         _print_drift(summary, charts, console)
     if summary.ecqm is not None:
         print_ecqm_table(summary.ecqm, console)
-    for line in _notes(summary, charts):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(RESEARCH_USE, highlight=False, soft_wrap=True)
+    print_lines(console, [*_notes(summary, charts), RESEARCH_USE])
 
 
 def _print_table(
     console: Console, title: str, by: Sequence[str], groups: Sequence[Group], columns: list[Column]
 ) -> None:
     names = [group.name for group in groups]
-    table = fitted_table(console, ", ".join(by), names, columns, most=16)
-    table.title, table.title_justify = Text(title), "left"
-    console.print(table)
+    console.print(fitted_table(console, ", ".join(by), names, columns, most=16, title=title))
 
 
 def _print_quality(summary: Summary, console: Console) -> None:

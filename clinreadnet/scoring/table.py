@@ -8,8 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from clinreadnet.console import Column, fitted_table
+from clinreadnet.console import Column, fitted_table, print_lines
 from clinreadnet.data.acquisition import exposure_lines
+from clinreadnet.data.slices import framed
 from clinreadnet.errors import counted, visible
 from clinreadnet.physics.table import FIGURES, METHODS, figure_lines
 from clinreadnet.scoring.domain import domain_lines, domain_mark
@@ -63,10 +64,7 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
         style="italic",
         soft_wrap=True,
     )
-    shown = [
-        visible(name if entry.frame is None else f"{name}[{entry.frame}]")
-        for name, entry in zip(names, slices, strict=True)
-    ]
+    shown = [visible(framed(name, entry.frame)) for name, entry in zip(names, slices, strict=True)]
     console.print(fitted_table(console, "slice", shown, columns))
     print_series(by_series, console)
     lines = [*domain_lines(slices), *exposure_lines([entry.acquisition for entry in slices])]
@@ -76,9 +74,9 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
         lines.append(f"{METHODS}.")
     if report.limits is not None:
         lines += report.limits.lines
-    for line in (*lines, report.unjudged, scored_by(session), RESEARCH_USE):
-        if line is not None:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if report.unjudged is not None:
+        lines.append(report.unjudged)
+    print_lines(console, [*lines, scored_by(session), RESEARCH_USE])
 
 
 def print_series(
@@ -113,7 +111,7 @@ def print_series(
         if len(shown) == len(summaries):
             return
         line = f"and {len(summaries) - len(shown)} more series; --json gives all"
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print_lines(console, [line])
 
 
 def scored_by(session: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from clinreadnet import limits
 from clinreadnet.data.acquisition import exposure_lines
 from clinreadnet.data.region import CELL, find_cells
+from clinreadnet.data.slices import framed
 from clinreadnet.errors import InputError, visible
 from clinreadnet.files import whole_file
 from clinreadnet.physics.table import METHODS, describe, figure_lines, missing
@@ -85,7 +86,7 @@ def _document(report: SeriesReport) -> dict[str, Any]:
         hu = ref.load()
         slices.append(
             {
-                "name": visible(ref.path.name) + ("" if ref.frame is None else f"[{ref.frame}]"),
+                "name": visible(framed(ref.path.name, ref.frame)),
                 "series": numbers[score.series],
                 "position": score.position,
                 "score": round(score.score, 6),

@@ -57,10 +57,10 @@ from clinreadnet.dicom.sources import SOURCE_TAGS, make_sources
 from clinreadnet.dicom.structured_report import write_reports
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.breaches import with_limits
 from clinreadnet.scoring.protocol_limits import read_protocol_limits
 from clinreadnet.scoring.result import SeriesReport
 from clinreadnet.scoring.run import score_slices
+from clinreadnet.scoring.site_rules import SiteRules
 from clinreadnet.spec import RESEARCH_USE
 
 ROOT = Path(__file__).parents[2]
@@ -193,8 +193,9 @@ def test_the_limits_of_the_site_are_judged_in_the_last_group(
     (series := tmp_path / "series").mkdir()
     write_ct(series / "a.dcm", hu, **PATIENT, **DOSE)  # without a phantom, so without SSDE
     (tmp_path / "limits.toml").write_text(limits)
-    report = score_slices(session, find_slices([series], keep=SOURCE_TAGS), figures=True)
-    report = with_limits(report, read_protocol_limits(tmp_path / "limits.toml"))
+    rules = SiteRules(limits=read_protocol_limits(tmp_path / "limits.toml"))
+    refs = find_slices([series], keep=SOURCE_TAGS)
+    report = score_slices(session, refs, figures=True, rules=rules)
     out = write_sr(report, session, tmp_path / "out")
     group = read(out).content.get_image_measurement_groups()[-1]
     (judged,) = group.get_qualitative_evaluations(name=LIMITS)

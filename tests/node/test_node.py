@@ -33,6 +33,7 @@ from clinreadnet.node.node import Node
 from clinreadnet.node.receive import transfer_syntaxes
 from clinreadnet.runtime import Session
 from clinreadnet.scoring.protocol_limits import read_protocol_limits
+from clinreadnet.scoring.site_rules import SiteRules
 
 Start = Callable[..., Node]
 Until = Callable[..., None]
@@ -99,7 +100,9 @@ def test_a_limit_that_is_exceeded_is_logged_counted_and_marked(
     start: Start, pacs: Pacs, until: Until, logged: Logged, tmp_path: Path
 ) -> None:
     (tmp_path / "limits.toml").write_text("[protocol.Abdomen]\nleast_score = 4\n")
-    node = start(limits=read_protocol_limits(tmp_path / "limits.toml"), metrics_port=0)
+    node = start(
+        rules=SiteRules(limits=read_protocol_limits(tmp_path / "limits.toml")), metrics_port=0
+    )
     for protocol in ("Abdomen", "Head"):
         uid = f"1.2.{len(protocol)}"
         sent = slices(2, ProtocolName=protocol, SeriesInstanceUID=uid, PatientID="4711")
@@ -121,9 +124,9 @@ def test_a_site_map_adds_its_scores_to_report_and_log(
     start: Start, pacs: Pacs, session: Session, until: Until, logged: Logged, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match="the site map was fitted for weights"):
-        start(site_map=site_map(), spool=tmp_path / "other")
+        start(rules=SiteRules(site_map()), spool=tmp_path / "other")
     own = site_map(weights_sha256=session.manifest.model.weights_sha256)
-    node = start(site_map=own)
+    node = start(rules=SiteRules(own))
     sent = slices(2, NumberOfSeriesRelatedInstances=2, PatientID="4711")
     store(node.port, sent)
     until(lambda: pacs.received)

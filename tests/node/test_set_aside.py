@@ -38,26 +38,29 @@ SECRET = "Secret^Name"
 
 
 @pytest.fixture
-def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
+def config(tmp_path: Path) -> NodeConfig:
+    return NodeConfig(
+        title="CLINREADNET",
+        host="127.0.0.1",
+        port=0,
+        spool=tmp_path / "spool",
+        destination=Destination("127.0.0.1", 1, "PACS"),
+        quiet=0.0,
+        maps=True,
+    )
+
+
+@pytest.fixture
+def node(config: NodeConfig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     """Return a node with a spool and ports, without threads."""
     monkeypatch.setattr("clinreadnet.node.node.PAUSE_SECONDS", 0.0)
-    with Node(
-        NodeConfig(
-            title="CLINREADNET",
-            host="127.0.0.1",
-            port=0,
-            spool=tmp_path / "spool",
-            destination=Destination("127.0.0.1", 1, "PACS"),
-            quiet=0.0,
-            maps=True,
-        )
-    ) as node:
+    with Node(config) as node:
         yield node
 
 
 @pytest.fixture
-def worker(node: Node, session: Session) -> Worker:
-    return Worker(session, node.spool, node.metrics, maps=True, resample=False)
+def worker(node: Node, session: Session, config: NodeConfig) -> Worker:
+    return Worker(session, node.spool, node.metrics, config)
 
 
 @pytest.fixture
@@ -130,6 +133,7 @@ def test_a_fault_at_any_call_of_the_worker_costs_no_other_series(
     node: Node,
     worker: Worker,
     session: Session,
+    config: NodeConfig,
     series: Callable[..., Dataset],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
@@ -157,7 +161,7 @@ def test_a_fault_at_any_call_of_the_worker_costs_no_other_series(
     with closing(Spool(folder, most_bytes=10**9, most_objects=10**4)) as again:
         change(folder, ["all"], "retry")
         again.database.execute("UPDATE series SET due = 0")
-        second = Worker(session, again, node.metrics, maps=True, resample=False)
+        second = Worker(session, again, node.metrics, config)
         while (claimed := again.claim(0)) is not None:
             second.score(claimed)
         assert set(states(again)) == {"done"}
@@ -237,7 +241,11 @@ def restart(node: Node) -> Spool:
 
 
 def test_a_series_that_ends_the_process_twice_is_set_aside(
-    node: Node, session: Session, series: Callable[..., Dataset], capfd: pytest.CaptureFixture[str]
+    node: Node,
+    session: Session,
+    config: NodeConfig,
+    series: Callable[..., Dataset],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     name = put(node.spool, series(0))
     assert node.spool.claim(0) is not None
@@ -247,7 +255,7 @@ def test_a_series_that_ends_the_process_twice_is_set_aside(
         assert claimed is not None and claimed.deaths == 1
     with closing(restart(node)) as third:
         put(third, series(1))
-        last = Worker(session, third, node.metrics, maps=False, resample=False)
+        last = Worker(session, third, node.metrics, replace(config, maps=False))
         for _ in range(2):
             claimed = third.claim(0)
             assert claimed is not None
@@ -395,7 +403,7 @@ def test_what_is_aside_for_long_is_removed(
 
 @pytest.mark.parametrize("when", ["before-the-move", "half-moved", "retry-half-moved"])
 def test_a_process_that_ends_while_files_move_loses_nothing(
-    node: Node, session: Session, series: Callable[..., Dataset], when: str
+    node: Node, session: Session, config: NodeConfig, series: Callable[..., Dataset], when: str
 ) -> None:
     spool = node.spool
     folder = spool.folder
@@ -421,7 +429,7 @@ def test_a_process_that_ends_while_files_move_loses_nothing(
             path.name for path in files
         ]
         change(folder, ["all"], "retry")
-        second = Worker(session, again, node.metrics, maps=True, resample=False)
+        second = Worker(session, again, node.metrics, config)
         series_again = again.claim(0)
         assert series_again is not None
         second.score(series_again)

@@ -39,6 +39,7 @@ from clinreadnet.scoring.archive import ArchiveReport, NotWritten, score_archive
 from clinreadnet.scoring.protocol_limits import read_protocol_limits
 from clinreadnet.scoring.result import SliceScore, summarise_by_series
 from clinreadnet.scoring.run import score_chunk, score_slices
+from clinreadnet.scoring.site_rules import SiteRules
 
 
 @pytest.fixture(scope="module", name="cluster")
@@ -128,7 +129,7 @@ def test_a_site_map_adds_a_column(workers: None, bundle: Path, tmp_path: Path) -
     np.save(tmp_path / "a.npy", np.stack([noise(0), noise(2)]))
     own = site_map(weights_sha256=load_manifest(bundle).model.weights_sha256)
     out = tmp_path / "a.parquet"
-    report = score_archive([tmp_path / "a.npy"], bundle, out, workers=1, site_map=own)
+    report = score_archive([tmp_path / "a.npy"], bundle, out, workers=1, rules=SiteRules(own))
     table = rows(out)
     expected = own.apply([row["score"] for row in table])
     assert [row["site_score"] for row in table] == pytest.approx(expected, rel=1e-5)
@@ -149,7 +150,7 @@ def test_limits_add_a_column_lines_and_a_status(
     given = ([tmp_path / "a.npy", tmp_path / "b"], bundle, out)
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "a.dcm").write_bytes(bytes(128) + b"DICM damaged")
-    report = score_archive(*given, workers=1, limits=wanted)
+    report = score_archive(*given, workers=1, rules=SiteRules(limits=wanted))
     table = rows(out)
     least = min(row["score"] for row in table[:2])
     reason = f"lowest score {least:.2f} is below 3.99"
@@ -163,10 +164,10 @@ def test_limits_add_a_column_lines_and_a_status(
     (tmp_path / "limits.toml").write_text("[default]\nmost_noise_hu = 15\n")
     noisy = read_protocol_limits(tmp_path / "limits.toml")
     with pytest.raises(InputError, match="limits noise_hu, which only `figures` measures"):
-        score_archive(*given, workers=1, limits=noisy)
+        score_archive(*given, workers=1, rules=SiteRules(limits=noisy))
     (tmp_path / "limits.toml").write_text("[default]\nleast_score = 0.001\n")
     harmless = read_protocol_limits(tmp_path / "limits.toml")
-    report = score_archive(*given, workers=1, limits=harmless)
+    report = score_archive(*given, workers=1, rules=SiteRules(limits=harmless))
     assert [row["limits"] for row in rows(out)] == ["", "", None]
     assert report.notes == [f"No limit of {tmp_path / 'limits.toml'} is exceeded"]
 

@@ -24,7 +24,7 @@ from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
 from clinreadnet.scoring import pdf, plot
-from clinreadnet.scoring.breaches import with_limits
+from clinreadnet.scoring.breaches import check_limits
 from clinreadnet.scoring.overlay import shade
 from clinreadnet.scoring.protocol_limits import read_protocol_limits
 from clinreadnet.scoring.result import SeriesReport
@@ -238,7 +238,8 @@ def test_exceeded_limits_are_on_the_page_of_their_series(
 ) -> None:
     (tmp_path / "limits.toml").write_text("[default]\nleast_mean_score = 2.0\n")
     report = join(make(scored, 4), make(scored, 1, series="1.3", score=1.0))
-    report = with_limits(report, read_protocol_limits(tmp_path / "limits.toml"))
+    limits = read_protocol_limits(tmp_path / "limits.toml")
+    report = replace(report, limits=check_limits(report.slices, limits))
     kept, exceeded = ("\n".join(texts(figure)) for figure in draw(report, session))
     assert "Limit exceeded" in exceeded and "Limit exceeded" not in kept
 

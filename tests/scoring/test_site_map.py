@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ from clinreadnet.scoring.site_map import (
     read_site_map,
     sign_site_map,
     site_lines,
-    with_site_scores,
+    site_scores,
 )
+from clinreadnet.scoring.site_rules import SiteRules
 
 OPENSSL = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
@@ -199,7 +201,8 @@ def test_a_plot_draws_both_scores_and_names_the_map(
     own = read_site_map(write_map(tmp_path / "map.json", weights_sha256=weights, **ends))
     with Session(scored / "bundle") as session:
         report = score_slices(session, find_slices([scored / "series"]))
-    write_plot(with_site_scores(report, own), tmp_path / "a.png")
+    mapped = replace(report, slices=site_scores(report.slices, own), site_map=own)
+    write_plot(mapped, tmp_path / "a.png")
     write_plot(report, tmp_path / "a.png")
     both, plain = figures
     (drawn,) = (axes for axes in both.axes if "site score" in axes.get_ylabel())
@@ -244,7 +247,6 @@ def test_an_archive_has_a_column_for_it(scored: Path, tmp_path: Path) -> None:
     from clinreadnet.scoring.archive import score_archive
 
     with pytest.raises(InputError, match="the site map was fitted for weights"):
-        score_archive(
-            [scored / "series"], scored / "bundle", tmp_path / "a.parquet", site_map=site_map()
-        )
+        rules = SiteRules(site_map())
+        score_archive([scored / "series"], scored / "bundle", tmp_path / "a.parquet", rules=rules)
     assert list(tmp_path.iterdir()) == []

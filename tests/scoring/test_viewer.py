@@ -19,7 +19,7 @@ from clinreadnet.data.region import find_body
 from clinreadnet.data.slices import find_slices
 from clinreadnet.errors import InputError
 from clinreadnet.runtime import Session
-from clinreadnet.scoring.breaches import with_limits
+from clinreadnet.scoring.breaches import check_limits
 from clinreadnet.scoring.overlay import OPACITY, VIRIDIS
 from clinreadnet.scoring.protocol_limits import ProtocolLimits, Section
 from clinreadnet.scoring.result import SeriesReport
@@ -175,7 +175,7 @@ def test_long_names_of_series_are_folded_and_each_slice_names_its_series(
     slices = [replace(s, series="1.2." + str(i // 2) * 58) for i, s in enumerate(report.slices)]
     least = ProtocolLimits("limits.toml", Section("*", {"least_score": 3.99}))
     target = tmp_path / "page.html"
-    write_html(with_limits(replace(report, slices=slices), least), target)
+    write_html(replace(report, slices=slices, limits=check_limits(slices, least)), target)
     with tab(tmp_path / "profile") as opened:
         opened.open(target, width=390)
         seen = opened.run("""(() => {
