@@ -218,7 +218,7 @@ def test_engines_are_built_in_it(
     exported: tuple[str, ...],
     chosen: tuple[str, ...],
 ) -> None:
-    from clinreadnet.export.bundle import choose_engine_precisions
+    from clinreadnet.export.request import choose_engine_precisions
 
     assert choose_engine_precisions(wanted, exported) == chosen
     with pytest.raises(InputError, match="engine_precisions=tf16: its graph is not exported"):

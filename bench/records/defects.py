@@ -174,10 +174,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.bundle is not None:
         return run(options.bundle, end)
     from clinreadnet.export.bundle import export_bundle
+    from clinreadnet.export.request import EngineRequest, GraphRequest
 
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
-        export_bundle(bundle, precisions=PRECISIONS_BROKEN, targets=(), note=print)
+        export_bundle(
+            bundle,
+            graphs=GraphRequest(PRECISIONS_BROKEN),
+            engines=EngineRequest(targets=()),
+            note=print,
+        )
         return run(bundle, end)
 
 

@@ -114,6 +114,21 @@ def resolve_targets(targets: Sequence[str], flavour: Flavour) -> tuple[str, ...]
     return tuple(dict.fromkeys(resolved))
 
 
+def parse_batch(text: str) -> BatchRange:
+    """Read a profile ``MIN:OPT:MAX``.
+
+    Raises:
+        InputError: the text is not three integers 1 <= MIN <= OPT <= MAX within the graph's batch.
+    """
+    try:
+        low, best, high = (int(part) for part in text.split(":"))
+    except ValueError:
+        raise InputError(f"batch={text}: give MIN:OPT:MAX, such as 1:4:16") from None
+    batch = BatchRange(low, best, high)
+    check_batch(batch)
+    return batch
+
+
 def check_batch(batch: BatchRange) -> None:
     """Check that a profile is 1 <= min <= opt <= max <= ``BATCH_LIMIT`` and min <= ``LEAST_BATCH``.
 
