@@ -14,10 +14,9 @@ from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.manifest import BatchRange, Parity
 from clinreadnet.runtime.comparison import (
     BatchRunner,
+    Comparison,
     compare_outputs,
     run_slices,
-    slices_outside,
-    usual_norms,
 )
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.verify.batches import (
@@ -139,7 +138,7 @@ def judge_runs(
     )
     parity = _with_batches(parity, ran, reference, slices, limits)
     details = parity.details | _worst(ran.outputs, reference, slices)
-    details["slices_off"] = _off(ran.outputs, evidence, limits)
+    details["slices_off"] = _off(compare_outputs(ran.outputs, reference, limits), slices)
     parity = replace(parity, details=details)
     if here.max < batch.max:
         what = f"batches above {here.max} were not run; the profile goes to {batch.max}"
@@ -172,7 +171,7 @@ def _without_quantisers(
     computed = run_slices(backend.run, images, advance=advance)
     backend.close()
     compared = compare_outputs(computed, evidence.reference, PRECISIONS[source].limits())
-    off = [*parity.details["slices_off"], *_off(computed, evidence, PRECISIONS[source].limits())]
+    off = [*parity.details["slices_off"], *_off(compared, evidence.slices)]
     details = parity.details | {
         "without_quantisers": dict(compared.slice_errors),
         "slices_off": list(dict.fromkeys(off)),
@@ -185,11 +184,9 @@ def _without_quantisers(
     return replace(parity, status="failed", reason=reason, details=details)
 
 
-def _off(outputs: Outputs, evidence: Evidence, limits: Limits) -> list[str]:
+def _off(compared: Comparison, slices: SliceSource) -> list[str]:
     """Return the names of the slices that exceed a limit."""
-    usual = usual_norms(evidence.reference, outputs)
-    outside = slices_outside(outputs, evidence.reference, limits, usual)
-    return [evidence.slices.name(index) for index in outside]
+    return [slices.name(index) for index in compared.outside()]
 
 
 def _with_batches(
