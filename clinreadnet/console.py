@@ -107,6 +107,11 @@ class Output(Console):
         raise BrokenPipeError
 
 
+def print_line(console: Console, line: str) -> None:
+    """Print a line as it is: nothing is read as markup, and a terminal wraps it, not rich."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
 def note(line: str) -> None:
     """Print a line to standard error, above a bar. Control characters are escaped."""
     console.print(visible(line), markup=False, highlight=False, emoji=False, soft_wrap=True)

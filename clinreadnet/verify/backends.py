@@ -20,7 +20,7 @@ from clinreadnet.runtime.backends.loading import (
     LOADERS,
     SessionOptions,
     artifacts_of,
-    open_artifact,
+    open_backend,
 )
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, Manifest, Parity
 from clinreadnet.runtime.records import (
@@ -93,7 +93,7 @@ def verify_with(
     # Without the records, which would reject an artifact that failed before.
     new = replace(artifact, parity=None, records=())
     options = SessionOptions(batch=largest_batch(backend, new.batch), device=device)
-    loaded = open_artifact(backend, bundle, manifest, new, options)
+    loaded = open_backend(backend, bundle, manifest, options, new)
     scores: NDArray[Any] = np.full(len(evidence.labels), np.nan)
     try:
         here = verified_range(new.batch, loaded.batch)

@@ -108,9 +108,10 @@ def compare(
     if not np.isfinite(outputs["score"]).all():
         failures.append("scores are not finite")
     elif ours is not None and theirs is not None:
-        details |= {"metrics": _upper(ours), "reference_metrics": _upper(theirs)}
+        metrics, reference_metrics = _upper(ours), _upper(theirs)
+        details |= {"metrics": metrics, "reference_metrics": reference_metrics}
         for name in METRICS:
-            difference = abs(_value(ours, name) - _value(theirs, name))
+            difference = abs(metrics[name]["value"] - reference_metrics[name]["value"])
             differences[name] = difference
             if np.isnan(difference):
                 failures.append(f"{name} is undefined: all scores or all labels are equal")
@@ -174,10 +175,6 @@ def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
 def failed(artifact: Artifact, error: Exception) -> Parity:
     """Return the record of an artifact that failed to run."""
     return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
-
-
-def _value(metrics: Correlations, name: str) -> float:
-    return _upper(metrics)[name]["value"]
 
 
 def _upper(metrics: Correlations) -> dict[str, Interval]:

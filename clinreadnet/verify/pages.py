@@ -15,12 +15,12 @@ from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.inspect import Entry, entries, megabytes, worst
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity
 from clinreadnet.spec import RESEARCH_USE
+from clinreadnet.verify.compare import METRICS
 from clinreadnet.verify.report import SIMULATED_LABELS
 
 README_NAME = "README.md"
 PARITY_NAME = "parity.html"
 
-_METRICS = ("PLCC", "SROCC", "KROCC")
 _DECADES = 3
 """Powers of ten below its budget over which an error's bar extends."""
 
@@ -112,7 +112,7 @@ def parity_page(manifest: Manifest) -> str:
             + ("" if most is None else f" No file changes a value by more than {_small(most)}.")
             + "</p>",
             table(
-                [f"n:{name}" for name in _METRICS],
+                [f"n:{name}" for name in METRICS],
                 [_intervals(labelled[0].details["reference_metrics"])],
             ),
         ]
@@ -155,7 +155,7 @@ def _bar(error: float | None, budget: float | None) -> str:
 def _intervals(metrics: Any) -> list[str]:
     """Return the metrics of a record's details, whose form no schema checks, for a person."""
     shown = []
-    for name in _METRICS:
+    for name in METRICS:
         try:
             metric = metrics[name]
             shown.append(f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]")

@@ -23,8 +23,7 @@ from clinreadnet.runtime.backends.onnxruntime import installed_version
 from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange, BuiltOn, Golden
-from clinreadnet.runtime.gpu import driver_version, find_gpus
-from clinreadnet.runtime.verdict import current_platform
+from clinreadnet.runtime.verdict import this_machine
 from clinreadnet.verify.run import golden_evidence, verify_artifact
 
 if TYPE_CHECKING:  # the request is checked with the engines' options
@@ -139,6 +138,7 @@ class Graphs:
             toolchain["nvidia-modelopt"] = version("nvidia-modelopt")
         if PRECISIONS[precision].dynamic:
             toolchain["onnxruntime"] = str(installed_version())
+        machine = this_machine()
         return Artifact(
             file=path.name,
             kind="onnx",
@@ -147,7 +147,7 @@ class Graphs:
             size=len(content),
             batch=ALONE if PRECISIONS[precision].dynamic else self._request.batch,
             toolchain=toolchain,
-            built_on=built_on(),
+            built_on=BuiltOn(machine.platform, machine.gpu, machine.driver),
             fp32_islands=self._islands.get(_lowered(precision), ()),
         )
 
@@ -161,13 +161,3 @@ class Graphs:
 def _lowered(precision: str) -> str:
     """Return the source precision of a quantised graph, otherwise the precision itself."""
     return PRECISIONS[precision].source or precision
-
-
-def built_on() -> BuiltOn:
-    """Return the manifest's description of this machine."""
-    gpus = find_gpus()
-    return BuiltOn(
-        platform=current_platform(),
-        gpu=gpus[0].name if gpus else None,
-        driver=driver_version(),
-    )
