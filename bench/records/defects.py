@@ -31,7 +31,8 @@ from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import BatchRange, Manifest
-from clinreadnet.verify.graph import Evidence, verify_graph
+from clinreadnet.verify.compare import Evidence
+from clinreadnet.verify.graph import verify_graph
 from clinreadnet.verify.reference import GoldenSlices
 
 RECORD = RESULTS / "verification" / "defects.json"

@@ -6,9 +6,8 @@ Versions are read from the metadata of distributions, without importing packages
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -70,10 +69,6 @@ class Diagnosis:
     packages: dict[str, str | None]
     features: list[Feature]
     problems: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        return asdict(self)
 
 
 def diagnose() -> Diagnosis:

@@ -32,8 +32,8 @@ from clinreadnet.runtime.records import (
 )
 from clinreadnet.runtime.verdict import this_machine
 from clinreadnet.verify.batches import CPU_BATCH, verified_range
-from clinreadnet.verify.compare import failed, not_run
-from clinreadnet.verify.graph import Evidence, judge_runs
+from clinreadnet.verify.compare import Evidence, failed, not_run
+from clinreadnet.verify.graph import judge_runs
 from clinreadnet.verify.reference import Advance
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from clinreadnet.verify.batches import (
     run_batches,
     verified_range,
 )
-from clinreadnet.verify.compare import LocalTruth, TaskMetrics, compare, task_metrics
+from clinreadnet.verify.compare import Evidence, compare
 from clinreadnet.verify.reference import Advance, SliceSource
 
 EMULATED_NOTE = (
@@ -38,30 +37,6 @@ PLAIN_NOTE = (
     "ONNX Runtime's CPU computes in float32: types and weights are proven, 16-bit rounding is not; "
     "with the package onnx installed it is emulated"
 )
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Data for the comparison of artifacts.
-
-    Attributes:
-        slices: n slices.
-        reference: float64 outputs of the reference.
-        labels: [n], scores of the radiologists.
-        truth: tile labels, if known.
-        threshold: novelty above which a slice is out of domain, or None.
-    """
-
-    slices: SliceSource
-    reference: Outputs
-    labels: NDArray[Any]
-    truth: LocalTruth | None = None
-    threshold: float | None = None
-
-    @functools.cached_property
-    def reference_metrics(self) -> TaskMetrics:
-        """Metrics of the reference, shared by all artifacts."""
-        return task_metrics(self.reference, self.labels, self.truth)
 
 
 def verify_graph(
@@ -127,15 +102,7 @@ def judge_runs(
     slices, reference = evidence.slices, evidence.reference
     limits = PRECISIONS[precision].limits()
     ran = run_batches(run, slices, here, advance)
-    parity = compare(
-        precision,
-        ran.outputs,
-        reference,
-        evidence.labels,
-        evidence.truth,
-        evidence.threshold,
-        evidence.reference_metrics,
-    )
+    parity = compare(precision, ran.outputs, evidence)
     parity = _with_batches(parity, ran, reference, slices, limits)
     details = parity.details | _worst(ran.outputs, reference, slices)
     details["slices_off"] = _off(compare_outputs(ran.outputs, reference, limits), slices)

@@ -16,7 +16,7 @@ from clinreadnet.runtime.bundle.inspect import Entry, entries, megabytes, worst
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity
 from clinreadnet.spec import RESEARCH_USE
 from clinreadnet.verify.compare import METRICS
-from clinreadnet.verify.report import SIMULATED_LABELS
+from clinreadnet.verify.report import SIMULATED_LABELS, number
 
 README_NAME = "README.md"
 PARITY_NAME = "parity.html"
@@ -109,7 +109,7 @@ def parity_page(manifest: Manifest) -> str:
             "<p>Not parity: how the reference's scores of the golden slices correlate with "
             f"{SIMULATED_LABELS}, with 95 % intervals over slices. No radiologist labelled them, "
             "and they are few."
-            + ("" if most is None else f" No file changes a value by more than {_small(most)}.")
+            + ("" if most is None else f" No file changes a value by more than {number(most)}.")
             + "</p>",
             table(
                 [f"n:{name}" for name in METRICS],
@@ -127,9 +127,9 @@ def _parity_row(artifact: Artifact, parity: Parity) -> tuple[str, ...]:
         f"<span>{text(parity.ran_on.backend)}<br><span class=note>"
         f"{text(parity.ran_on.hardware)}, {text(parity.ran_on.date[:10])}</span></span>",
         _bar(max(errors, default=None), parity.budget),
-        _small(parity.budget),
-        _small(parity.worst_score_difference),
-        _small(parity.worst_tile_difference),
+        number(parity.budget),
+        number(parity.worst_score_difference),
+        number(parity.worst_tile_difference),
         "" if parity.in_domain_flips is None else str(parity.in_domain_flips),
         parity.status
         if parity.status == "passed"
@@ -162,7 +162,3 @@ def _intervals(metrics: Any) -> list[str]:
         except (KeyError, TypeError, ValueError):
             shown.append("undefined")
     return shown
-
-
-def _small(value: float | None) -> str:
-    return "" if value is None else f"{value:.0e}"

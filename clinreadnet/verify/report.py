@@ -107,10 +107,10 @@ def print_report(report: VerifyReport, console: Console) -> None:
         Column("status", [Text(p.status, colours[p.status]) for p in parities], justify="left"),
         Column("error / budget", [_error(p) for p in parities], 1),
         *(
-            Column(f"Δ{name}", [_number(p.metric_difference.get(name)) for p in parities], order)
+            Column(f"Δ{name}", [number(p.metric_difference.get(name)) for p in parities], order)
             for order, name in enumerate(METRICS, start=3)
         ),
-        Column("Δscore", [_number(p.worst_score_difference) for p in parities], 2),
+        Column("Δscore", [number(p.worst_score_difference) for p in parities], 2),
     ]
     for artifact, parity in results:
         for line in (parity.reason, parity.details.get("note")):
@@ -154,13 +154,13 @@ def local_table(artifacts: Sequence[Artifact], console: Console) -> Table:
         Column("flips", ["not judged" if n is None else str(n) for n in flips], 2),
     ]
     for order, (name, short) in enumerate(zip(MAP_METRICS, ("corr.", "RMSE"), strict=True), 3):
-        cells = [_number(p.map_difference.get(name)) for p in parities]
+        cells = [number(p.map_difference.get(name)) for p in parities]
         columns.append(Column(f"Δmap\n{short}", cells, order))
     return _table(results, columns, console)
 
 
 def _table(
-    results: Sequence[tuple[Artifact, Parity]], columns: Sequence[Column], console: Console
+    results: Sequence[tuple[Artifact, Parity]], columns: list[Column], console: Console
 ) -> Table:
     """Return a table with a row for each result."""
     labels = [_title(artifact, parity).removeprefix("clinreadnet.") for artifact, parity in results]
@@ -214,12 +214,13 @@ def interval(value: Interval) -> str:
 
 def _error(parity: Parity) -> str:
     errors = [e for e in parity.relative_error.values() if e is not None]
-    return (f"{max(errors):.1e} / " if errors else "") + _number(parity.budget)
+    return (f"{max(errors):.1e} / " if errors else "") + number(parity.budget)
 
 
 def _of_budget(value: float | None, budget: float | None) -> str:
     return "" if value is None or budget is None else f"{value:.0e} / {budget:.1e}"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a value as text, empty for None."""
     return "" if value is None else f"{value:.0e}"

@@ -43,8 +43,8 @@ from clinreadnet.verify.backends import (
     with_others,
 )
 from clinreadnet.verify.batches import CPU_BATCH, planned, verified_range
-from clinreadnet.verify.compare import LocalTruth, failed, not_run
-from clinreadnet.verify.graph import Evidence, NotRunnable, verify_graph
+from clinreadnet.verify.compare import Evidence, LocalTruth, failed, not_run
+from clinreadnet.verify.graph import NotRunnable, verify_graph
 from clinreadnet.verify.reference import Advance, GoldenSlices, reference_outputs
 from clinreadnet.verify.report import GOLDEN_SOURCE, VerifyReport
 

@@ -29,7 +29,6 @@ from clinreadnet.export.engines.options import (
     check_batch,
     check_options,
     resolve_targets,
-    spell_batch,
 )
 from clinreadnet.files import read_regular, whole_file
 from clinreadnet.precision import PRECISIONS
@@ -158,7 +157,7 @@ class EngineBuilder:
         static = self.network.get_input(0).shape[0]
         if static != -1 and batch != BatchRange(static, static, static):
             raise InputError(
-                f"batch={spell_batch(batch)}: {self.graph} has a fixed batch of {static}; "
+                f"batch={batch}: {self.graph} has a fixed batch of {static}; "
                 f"give {static}:{static}:{static}"
             )
         trt = self._trt

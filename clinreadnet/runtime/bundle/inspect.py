@@ -6,9 +6,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -109,10 +108,6 @@ class Contents:
     entries: tuple[Entry, ...]
     problems: tuple[str, ...]
     research_use: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        return asdict(self)
 
 
 def inspect_bundle(

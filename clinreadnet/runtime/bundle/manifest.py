@@ -40,6 +40,10 @@ class BatchRange:
     opt: Annotated[int, Meta(ge=1)]
     max: Annotated[int, Meta(ge=1, le=limits.LARGEST_BATCH)]
 
+    def __str__(self) -> str:
+        """Return the range in the form ``1:4:16``."""
+        return f"{self.min}:{self.opt}:{self.max}"
+
 
 @dataclass(frozen=True)
 class ModelInfo:
