@@ -44,13 +44,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuMemcpyHtoD_v2": (ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t),
     "cuMemcpyDtoH_v2": (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_size_t),
     "cuMemsetD8_v2": (ctypes.c_uint64, ctypes.c_ubyte, ctypes.c_size_t),
-    "cuLaunchKernel": (
-        ctypes.c_void_p,
-        *(7 * [ctypes.c_uint]),
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    ),
+    "cuLaunchKernel": (ctypes.c_void_p, *(7 * [ctypes.c_uint]), *(3 * [ctypes.c_void_p])),
     "cuGetErrorName": (ctypes.c_int, ctypes.c_void_p),
 }
 

@@ -42,7 +42,7 @@ from clinreadnet.verify.backends import (
     verify_with,
     with_others,
 )
-from clinreadnet.verify.batches import CPU_BATCH, planned, verified_range
+from clinreadnet.verify.batches import planned, verified_range
 from clinreadnet.verify.compare import Evidence, LocalTruth, failed, not_run
 from clinreadnet.verify.graph import NotRunnable, verify_graph
 from clinreadnet.verify.reference import Advance, GoldenSlices, reference_outputs
@@ -212,14 +212,13 @@ def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
     total = 0 if golden else slices
     for artifact in manifest.artifacts:
         if artifact.kind == "onnx":
-            total += planned(slices, verified_range(artifact.batch, CPU_BATCH))
+            backends = [CPU_BACKEND, *more_backends(manifest, artifact)]
             if PRECISIONS[artifact.precision].quantized_type is not None:
                 total += slices  # the run without quantisers
-            for backend in more_backends(manifest, artifact):
-                largest = largest_batch(backend, artifact.batch)
-                total += planned(slices, verified_range(artifact.batch, largest))
-        elif runs_here(artifact):
-            largest = largest_batch(backend_of(artifact), artifact.batch)
+        else:
+            backends = [backend_of(artifact)] if runs_here(artifact) else []
+        for backend in backends:
+            largest = largest_batch(backend, artifact.batch)
             total += planned(slices, verified_range(artifact.batch, largest))
     return total
 

@@ -273,7 +273,7 @@ def _bodies(
     graph = to_onnx(
         module.eval(),
         tuple(tensors),
-        opset=opset,
+        opset_version=opset,
         input_names=[name for item in names.values() for name in item],
         output_names=[f"{name}.out" for name in plugin_nodes],
         dynamic_shapes={"tensors": tuple(shapes)},
