@@ -129,14 +129,8 @@ def compile_plugins(
     from clinreadnet.export.plugins.register import GraphPlugins
 
     portable = engines.options.hardware_compatible
-    plans = plan_graphs(
-        model,
-        engines.plugins,
-        engines.precisions or (),
-        engines.targets or (),
-        portable=portable,
-        note=note,
-    )
+    targets = (PORTABLE,) if portable else engines.targets or ()
+    plans = plan_graphs(model, engines.plugins, engines.precisions or (), targets, note)
     return [GraphPlugins(plan, portable=portable) for plan in plans]
 
 
