@@ -6,7 +6,7 @@ import io
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -267,7 +267,7 @@ class Column:
         return max(map(cell_len, lines))
 
 
-def print_lines(console: Console, lines: Iterable[str]) -> None:
+def print_lines(console: Console, *lines: str) -> None:
     """Print lines as they are: the terminal folds those that are longer than its width."""
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from types import TracebackType
+from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
 import torch
@@ -45,13 +44,7 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "cuMemcpyHtoD_v2": (ctypes.c_uint64, ctypes.c_void_p, ctypes.c_size_t),
     "cuMemcpyDtoH_v2": (ctypes.c_void_p, ctypes.c_uint64, ctypes.c_size_t),
     "cuMemsetD8_v2": (ctypes.c_uint64, ctypes.c_ubyte, ctypes.c_size_t),
-    "cuLaunchKernel": (
-        ctypes.c_void_p,
-        *(7 * [ctypes.c_uint]),
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    ),
+    "cuLaunchKernel": (ctypes.c_void_p, *(7 * [ctypes.c_uint]), *(3 * [ctypes.c_void_p])),
     "cuGetErrorName": (ctypes.c_int, ctypes.c_void_p),
 }
 
@@ -97,12 +90,7 @@ class GpuLauncher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._driver.cuDevicePrimaryCtxRelease_v2(self._device)
 
     def takes(self, kernel: Kernel) -> bool:
@@ -133,7 +121,7 @@ class GpuLauncher:
             ValueError: the tensors do not match ``kernels.json``.
         """
         alignment = kernel.entry["pointer_alignment"]
-        with self._module(kernel) as function, self._memory() as allocate:
+        with self._module(kernel) as function, ExitStack() as memory:
             values: list[Any] = []
             out, out_pointer = torch.empty(0), 0
             for argument in bound(kernel, tensors, sizes):
@@ -141,7 +129,7 @@ class GpuLauncher:
                     size = argument.value.nbytes
                     # The address is a multiple of the promised alignment, not of twice that, and
                     # nothing follows the tensor: a sanitizer sees accesses past its end.
-                    pointer = allocate(alignment + size) + alignment
+                    pointer = self._allocate(alignment + size, memory) + alignment
                     if argument.name == "out":
                         out, out_pointer = argument.value, pointer
                     else:
@@ -183,22 +171,12 @@ class GpuLauncher:
         finally:
             self._driver.cuModuleUnload(module)
 
-    @contextmanager
-    def _memory(self) -> Iterator[Any]:
-        """Return a function that allocates bytes; everything is freed at the end."""
-        pointers: list[int] = []
-
-        def allocate(size: int) -> int:
-            pointer = ctypes.c_uint64()
-            self._call("cuMemAlloc_v2", ctypes.byref(pointer), size)
-            pointers.append(pointer.value)
-            return pointer.value
-
-        try:
-            yield allocate
-        finally:
-            for pointer in pointers:
-                self._driver.cuMemFree_v2(pointer)
+    def _allocate(self, size: int, memory: ExitStack) -> int:
+        """Return the address of new memory, which is freed when ``memory`` is closed."""
+        pointer = ctypes.c_uint64()
+        self._call("cuMemAlloc_v2", ctypes.byref(pointer), size)
+        memory.callback(self._driver.cuMemFree_v2, pointer.value)
+        return pointer.value
 
     def _call(self, name: str, *arguments: Any) -> None:
         code = getattr(self._driver, name)(*arguments)

@@ -30,50 +30,10 @@ def _metal(image: Image, rng: np.random.Generator) -> Image:
     return made
 
 
-def _saturated(image: Image, rng: np.random.Generator) -> Image:
-    """Everything denser than fat at the end of the range."""
-    return np.where(image > -200, _SATURATED, image)
-
-
-def _ramp(image: Image, rng: np.random.Generator) -> Image:
-    """A ramp over the whole range from left to right, with stripes of 60 HU."""
-    return np.linspace(_PADDING, _SATURATED, SIZE)[None] + 60.0 * (_Y // 8 % 2)
-
-
-def _air(image: Image, rng: np.random.Generator) -> Image:
-    """Air with the noise of a scan."""
-    return -1000 + rng.normal(0, 12, image.shape)
-
-
 def _patches(image: Image, rng: np.random.Generator) -> Image:
     """Constant squares alternating with squares of the image."""
     values = rng.integers(-900, 500, (SIZE // 64, SIZE // 64)).astype(np.float64)
     return np.where((_X // 64 + _Y // 64) % 2, image, _squares(values))
-
-
-def _blocks(image: Image, rng: np.random.Generator) -> Image:
-    """Squares with the side of two tokens and random values, for varied attention."""
-    return _squares(rng.normal(0, 300, (SIZE // 8, SIZE // 8)))
-
-
-def _tiles(image: Image, rng: np.random.Generator) -> Image:
-    """Squares with the side of a tile and random values."""
-    return _squares(rng.normal(0, 300, (SIZE // 32, SIZE // 32)))
-
-
-def _dim(image: Image, rng: np.random.Generator) -> Image:
-    """A quarter of the contrast, near the lower end of the encoded range."""
-    return -1000 + 0.25 * (image + 1000)
-
-
-def _sharp(image: Image, rng: np.random.Generator) -> Image:
-    """Edges amplified by four."""
-    return image + 3 * (image - ndi.gaussian_filter(image, 1.0))
-
-
-def _denoised(image: Image, rng: np.random.Generator) -> Image:
-    """No noise and rounded edges."""
-    return np.asarray(ndi.median_filter(image, 7))
 
 
 def _large_field(image: Image, rng: np.random.Generator) -> Image:
@@ -102,18 +62,27 @@ def _squares(values: Image) -> Image:
 
 _MADE: dict[str, Callable[[Image, np.random.Generator], Image]] = {
     "metal": _metal,
-    "saturated": _saturated,
-    "ramp": _ramp,
-    "air": _air,
+    # Everything denser than fat at the end of the range.
+    "saturated": lambda image, rng: np.where(image > -200, _SATURATED, image),
+    # A ramp over the whole range from left to right, with stripes of 60 HU.
+    "ramp": lambda image, rng: np.linspace(_PADDING, _SATURATED, SIZE)[None] + 60.0 * (_Y // 8 % 2),
+    # Air with the noise of a scan.
+    "air": lambda image, rng: -1000 + rng.normal(0, 12, image.shape),
     "patches": _patches,
-    "blocks": _blocks,
-    "tiles": _tiles,
-    "dim": _dim,
-    "sharp": _sharp,
-    "denoised": _denoised,
+    # Squares with the side of two tokens and random values, for varied attention.
+    "blocks": lambda image, rng: _squares(rng.normal(0, 300, (SIZE // 8, SIZE // 8))),
+    # Squares with the side of a tile and random values.
+    "tiles": lambda image, rng: _squares(rng.normal(0, 300, (SIZE // 32, SIZE // 32))),
+    # A quarter of the contrast, near the lower end of the encoded range.
+    "dim": lambda image, rng: -1000 + 0.25 * (image + 1000),
+    # Edges amplified by four.
+    "sharp": lambda image, rng: image + 3 * (image - ndi.gaussian_filter(image, 1.0)),
+    # No noise and rounded edges.
+    "denoised": lambda image, rng: ndi.median_filter(image, 7),
     "large field": _large_field,
     "empty margins": _empty_margins,
 }
+"""How a slice of each kind is made from Hounsfield units [512, 512]."""
 
 HARD_KINDS = tuple(_MADE)
 """Names of the kinds, in order."""

@@ -125,10 +125,6 @@ class KernelSet:
     preset: str
     kernels: tuple[Kernel, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return asdict(self)
-
 
 def network_shape(config: ClinReadNetConfig) -> NetworkShape:
     """Return the layers of a network that ops can run.
@@ -311,7 +307,7 @@ def export_kernels(
                     bar.advance(task)
         result = KernelSet(SCHEMA_VERSION, __version__, triton.__version__, preset, tuple(kernels))
         (folder / INDEX_NAME).write_text(
-            json.dumps(result.to_dict(), indent=2) + "\n", encoding="utf-8"
+            json.dumps(asdict(result), indent=2) + "\n", encoding="utf-8"
         )
     return result
 

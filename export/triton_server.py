@@ -25,6 +25,7 @@ import onnx
 from numpy.typing import NDArray
 from rich.console import Console
 
+from clinreadnet.console import print_lines
 from clinreadnet.errors import InputError, shell_word
 from clinreadnet.files import check_output_folder, whole_folder
 from clinreadnet.precision import PRECISIONS
@@ -109,7 +110,9 @@ def write_repository(
         raise InputError(
             f"{bundle}: the bundle is not verified; run `clinreadnet verify {shell_word(bundle)}`"
         )
-    check_repository(out, force=force)
+    check_output_folder(out, force=force)
+    if out.exists():
+        check_models(out)
     plans, left_out = _plan(manifest)
     if not plans:
         reasons = "; ".join(f"{file}: {reason}" for file, reason in left_out.items())
@@ -125,17 +128,8 @@ def write_repository(
     return Repository(out, bundle, models, left_out)
 
 
-def check_repository(out: str | os.PathLike[str], *, force: bool = False) -> None:
-    """Check that a repository can be created; arguments and errors as in `write_repository`."""
-    out = Path(out)
-    if not out.parent.is_dir():
-        raise InputError(f"{out.parent}: no such folder; create it first")
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise InputError(f"{out}: is a file; name a folder")
-    if not force:
-        raise InputError(f"{out}: already exists; give force=True, or name another")
+def check_models(out: Path) -> None:
+    """Raise InputError if the folder ``out`` contains something besides models of this command."""
     others = [name for name in sorted(os.listdir(out)) if not name.startswith(_PREFIX)]
     if others:
         raise InputError(
@@ -147,20 +141,13 @@ def check_repository(out: str | os.PathLike[str], *, force: bool = False) -> Non
 def print_repository(repository: Repository, console: Console) -> None:
     """Print a line for each model, and the command that serves them."""
     for model in repository.models:
-        console.print(
+        print_lines(
+            console,
             f"{repository.path / model.name}: {model.backend}, batch up to {model.max_batch_size}, "
             f"{', '.join(model.files)}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
-    console.print(
-        f"serve it with: tritonserver --model-repository={repository.path.resolve()}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
-    console.print(RESEARCH_USE, highlight=False, soft_wrap=True)
+    path = repository.path.resolve()
+    print_lines(console, f"serve it with: tritonserver --model-repository={path}", RESEARCH_USE)
 
 
 def _plan(manifest: Manifest) -> tuple[list[_Plan], dict[str, str]]:

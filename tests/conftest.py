@@ -239,9 +239,9 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def verify_batches(patch: pytest.MonkeyPatch, largest: int) -> None:
-    from clinreadnet.verify import backends, graph, run
+    from clinreadnet.verify import backends, graph
 
-    for module in (backends, graph, run):
+    for module in (backends, graph):
         patch.setattr(module, "CPU_BATCH", largest)
 
 

@@ -27,7 +27,8 @@ from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.precision import PRECISIONS, Precision, find_precision, precision_of
 from clinreadnet.runtime import Session
 from clinreadnet.runtime.bundle.files import load_manifest
-from clinreadnet.verify.compare import compare
+from clinreadnet.verify.compare import Evidence, compare
+from clinreadnet.verify.reference import GoldenSlices
 from clinreadnet.verify.run import verify_golden
 
 HALF = replace(PRECISIONS["fp16"], name="fp12", budget=0.1, metric_budget=0.2, opset=21)
@@ -128,9 +129,9 @@ def test_its_budgets_decide_parity(made_up: None) -> None:
     hu = np.random.default_rng(0).normal(40, 300, (4, 512, 512)).astype(np.int16)
     expected = reference(hu)
     off = expected | {"score": 1.05 * expected["score"]}
-    labels = expected["score"]
-    assert compare("fp12", off, expected, labels).status == "passed"
-    assert compare("fp16", off, expected, labels).status == "failed"
+    evidence = Evidence(GoldenSlices(hu), expected, labels=expected["score"])
+    assert compare("fp12", off, evidence).status == "passed"
+    assert compare("fp16", off, evidence).status == "failed"
 
 
 def test_a_session_runs_it_within_its_budget(made_up: None, tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_engines_are_built_in_it(
     exported: tuple[str, ...],
     chosen: tuple[str, ...],
 ) -> None:
-    from clinreadnet.export.bundle import choose_engine_precisions
+    from clinreadnet.export.request import choose_engine_precisions
 
     assert choose_engine_precisions(wanted, exported) == chosen
     with pytest.raises(InputError, match="engine_precisions=tf16: its graph is not exported"):

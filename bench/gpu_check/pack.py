@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def write_plugins(folder: Path, target: str, preset: str = "small") -> int:
             (folder / made.launch.file).write_text(made.ptx, encoding="utf-8")
             kernels.append(made.launch)
     index = KernelSet(SCHEMA_VERSION, __version__, triton.__version__, preset, tuple(kernels))
-    content = json.dumps(index.to_dict(), indent=2) + "\n"
+    content = json.dumps(asdict(index), indent=2) + "\n"
     (folder / INDEX_NAME).write_text(content, encoding="utf-8")
     return len(kernels)
 

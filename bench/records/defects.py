@@ -30,7 +30,8 @@ from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import BatchRange
-from clinreadnet.verify.graph import Evidence, verify_graph
+from clinreadnet.verify.compare import Evidence
+from clinreadnet.verify.graph import verify_graph
 from clinreadnet.verify.reference import GoldenSlices
 
 RECORD = RESULTS / "verification" / "defects.json"
@@ -164,10 +165,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.bundle is not None:
         return run(options.bundle, end)
     from clinreadnet.export.bundle import export_bundle
+    from clinreadnet.export.request import EngineRequest, GraphRequest
 
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
-        export_bundle(bundle, precisions=PRECISIONS_BROKEN, targets=(), note=print)
+        export_bundle(
+            bundle,
+            graphs=GraphRequest(PRECISIONS_BROKEN),
+            engines=EngineRequest(targets=()),
+            note=print,
+        )
         return run(bundle, end)
 
 

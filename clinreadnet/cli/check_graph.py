@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -73,7 +74,7 @@ def check_graph(
             graphs or (), checkpoint, preset=preset, precisions=precisions or DEFAULT_PRECISIONS
         )
     if as_json:
-        print_json({"findings": [finding.to_dict() for finding in findings]})
+        print_json({"findings": [asdict(finding) for finding in findings]})
     else:
         print_findings(findings, Output(markup=True))
     if any(finding.blockers for finding in findings):

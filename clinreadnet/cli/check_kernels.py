@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -44,9 +45,9 @@ def check_kernels(
         from clinreadnet.export.check_kernels import check_folder, print_checked
 
     write = row_writer(rows)
-    results = check_folder(folder, gpu, only or (), lambda result: write(result.to_dict()))
+    results = check_folder(folder, gpu, only or (), lambda result: write(asdict(result)))
     if as_json:
-        print_json({"kernels": [result.to_dict() for result in results]})
+        print_json({"kernels": [asdict(result) for result in results]})
     elif not printed:
         output = Output()
         for result in results:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +60,12 @@ def print_result(
     markup: bool = False,
     printed: bool = False,
 ) -> None:
-    """Print a result to standard output: its ``to_dict`` as JSON, or the output of ``show``.
+    """Print a result to standard output: its ``to_dict`` or fields as JSON, or ``show`` it.
 
     Nothing is printed if a file was ``printed`` there, see `check_printed`.
     """
     if as_json:
-        print_json(result.to_dict())
+        print_json(result.to_dict() if hasattr(result, "to_dict") else asdict(result))
     elif not printed:
         show(result, Output(markup=markup))
 

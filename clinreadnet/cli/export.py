@@ -138,24 +138,29 @@ def export(
         raise InputError(f"--fp32-islands {fp32_islands}: give default or auto")
     check_output_folder(out, force=force)
     with status("Importing PyTorch"):
-        from clinreadnet.export.bundle import export_bundle, parse_batch
-        from clinreadnet.export.engines.options import BuildOptions
+        from clinreadnet.export.bundle import export_bundle
+        from clinreadnet.export.engines.options import BuildOptions, parse_batch
         from clinreadnet.export.plugins.request import parse_plugins
+        from clinreadnet.export.request import EngineRequest, GraphRequest
         from clinreadnet.verify.report import print_report
 
     report = export_bundle(
         out,
         checkpoint=checkpoint,
         preset=preset,
-        precisions=precisions or DEFAULT_PRECISIONS,
-        flavour=flavour,
-        targets=(targets or None) if engines else (),
-        engine_precisions=engine_precisions or None,
-        options=BuildOptions(**vars(build_options)),
-        batch=parse_batch(batch),
-        auto_islands=fp32_islands == "auto",
-        fused_attention=fused_attention,
-        plugins=parse_plugins(plugins),
+        graphs=GraphRequest(
+            precisions=precisions or DEFAULT_PRECISIONS,
+            batch=parse_batch(batch),
+            auto_islands=fp32_islands == "auto",
+            fused_attention=fused_attention,
+        ),
+        engines=EngineRequest(
+            flavour=flavour,
+            targets=(targets or None) if engines else (),
+            precisions=engine_precisions or None,
+            options=BuildOptions(**vars(build_options)),
+            plugins=parse_plugins(plugins),
+        ),
         force=force,
         note=lambda line: note(f"clinreadnet: {line}"),
         step=lambda line: step(f"clinreadnet: {line}"),

@@ -88,9 +88,9 @@ def score_archive(
         print_json(report.to_dict())
     elif report.by_series and not printed:
         output = Output()
-        print_lines(output, ["means:" if failure else f"{out}:"])
+        print_lines(output, "means:" if failure else f"{out}:")
         print_series(report.by_series, output, most=_LINES)
-        print_lines(output, [*report.notes, RESEARCH_USE])
+        print_lines(output, *report.notes, RESEARCH_USE)
     if failure is not None:
         raise failure
     if missing := report.not_scored:

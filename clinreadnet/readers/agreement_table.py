@@ -115,4 +115,4 @@ def _print_measures(
 
 
 def _print_visible(console: Console, lines: Sequence[str]) -> None:
-    print_lines(console, map(visible, lines))
+    print_lines(console, *map(visible, lines))

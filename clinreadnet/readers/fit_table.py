@@ -35,4 +35,4 @@ def print_fit(result: Fit, console: Console) -> None:
         )
     if result.after["value"] >= result.before["value"]:
         lines.append("The map does not lower the error: use the score as it is.")
-    print_lines(console, [*lines, RESEARCH_USE])
+    print_lines(console, *lines, RESEARCH_USE)

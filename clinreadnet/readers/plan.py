@@ -160,4 +160,4 @@ def print_plan(plan: Plan, console: Console) -> None:
         + (f" that correlate with {plan.within_patient:g}." if m > 1 else "."),
         RESEARCH_USE,
     ]
-    print_lines(console, lines)
+    print_lines(console, *lines)

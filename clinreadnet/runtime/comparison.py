@@ -43,28 +43,38 @@ def time_runs(
 class Comparison:
     """Differences of outputs from the reference on the same slices.
 
-    A worst difference is infinite if a value is not finite, and None if the output was not
-    compared.
+    A difference is infinite if a value is not finite.
 
     Attributes:
-        errors: relative error of each output.
-        slice_errors: largest error of a single slice, by output: the norm of the difference over
-            the root mean square of the reference's norms.
-        worst_slices: index of that slice, by output. "tile" is the slice with the worst tile, "one
-            novelty" the slice with the worst relative novelty.
+        errors: relative error of each output over all slices.
+        by_slice: differences of each slice [n], by name. That of an output is the norm of the
+            difference over the root mean square of the reference's norms. "tile" is the largest
+            difference of a tile of the quality map, in grades, and "one novelty" the difference of
+            the novelty relative to itself.
         limits: accepted differences.
-        worst_score_difference: largest difference of a slice's score, in grades.
-        worst_tile_difference: largest difference of a tile of a quality map, in grades.
-        worst_novelty_difference: largest relative difference of a slice's novelty.
+        worst_score_difference: largest difference of a slice's score, in grades; None if the score
+            was not compared.
     """
 
     errors: Mapping[str, float]
-    slice_errors: Mapping[str, float]
-    worst_slices: Mapping[str, int]
+    by_slice: Mapping[str, NDArray[np.float64]]
     limits: Limits
     worst_score_difference: float | None
-    worst_tile_difference: float | None
-    worst_novelty_difference: float | None
+
+    @property
+    def slice_errors(self) -> dict[str, float]:
+        """Largest error of a single slice, by output."""
+        return {name: float(self.by_slice[name].max()) for name in self.errors}
+
+    @property
+    def worst_tile_difference(self) -> float | None:
+        """Largest difference of a tile, in grades; None if quality maps were not compared."""
+        return float(self.by_slice["tile"].max()) if "tile" in self.by_slice else None
+
+    @property
+    def worst_novelty_difference(self) -> float | None:
+        """Largest relative difference of a novelty; None if novelties were not compared."""
+        return float(self.by_slice["one novelty"].max()) if "novelty" in self.errors else None
 
     def failures(self, bound: str = "limit") -> list[str]:
         """Return a message for each output above its limit. ``bound`` is the word for "limit"."""
@@ -74,38 +84,34 @@ class Comparison:
             for name, error in self.errors.items()
             if not error <= self.limits.error
         }
-        alone = [text for name, text, _ in self._missed(bound) if name not in pooled]
+        worst = {name: float(differences.max()) for name, differences in self.by_slice.items()}
+        alone = [text for name, text in self._missed(worst, bound) if name not in pooled]
         return [*pooled.values(), *alone]
 
-    def first_missed(self, bound: str = "limit") -> tuple[int, str] | None:
-        """Return a slice that exceeds a limit, with a message; None if there is none."""
-        for _, text, index in self._missed(bound):
-            return index, text
-        return None
+    def failure_of(self, index: int, bound: str = "limit") -> str | None:
+        """Return a message if a slice exceeds a limit; None if it does not."""
+        of_slice = {name: float(self.by_slice[name][index]) for name in self.by_slice}
+        return next((text for _, text in self._missed(of_slice, bound)), None)
 
-    def _missed(self, bound: str) -> Iterator[tuple[str, str, int]]:
-        """Yield the output or "tile", a message and the slice for each exceeded slice limit.
+    def outside(self) -> list[int]:
+        """Return the indices of slices that exceed a limit."""
+        n = min(map(len, self.by_slice.values()))
+        return [index for index in range(n) if self.failure_of(index) is not None]
 
-        The novelty of a slice has its own limit.
-        """
-        for name, error in self.slice_errors.items():
-            if name != "novelty" and not error <= self.limits.slice_error:
-                limit = f"{bound} {self.limits.slice_error:.0e}"
-                text = f"a slice's {name} is off by {error:.1e} ({limit})"
-                yield name, text, self.worst_slices[name]
-        tile, novelty = self.worst_tile_difference, self.worst_novelty_difference
-        if tile is not None and not tile <= self.limits.tile:
-            text = (
-                f"a tile of quality_map is off by {tile:.1e} grades "
-                f"({bound} {self.limits.tile:.0e})"
-            )
-            yield "tile", text, self.worst_slices["tile"]
-        if novelty is not None and not novelty <= self.limits.novelty:
-            text = (
-                f"a slice's novelty is off by {novelty:.1e} of itself "
-                f"({bound} {self.limits.novelty:.1e})"
-            )
-            yield "one novelty", text, self.worst_slices["one novelty"]
+    def _missed(self, differences: Mapping[str, float], bound: str) -> Iterator[tuple[str, str]]:
+        """Yield the name of each difference of a slice that exceeds its limit, with a message."""
+        for name, difference in differences.items():
+            if name == "novelty":  # "one novelty" has its own limit
+                continue
+            if name == "tile":
+                what, unit, limit = "a tile of quality_map", " grades", self.limits.tile
+            elif name == "one novelty":
+                what, unit, limit = "a slice's novelty", " of itself", self.limits.novelty
+            else:
+                what, unit, limit = f"a slice's {name}", "", self.limits.slice_error
+            if not difference <= limit:
+                digits = ".1e" if name == "one novelty" else ".0e"
+                yield name, f"{what} is off by {difference:.1e}{unit} ({bound} {limit:{digits}})"
 
 
 def relative_error(output: ArrayLike, reference: ArrayLike) -> float:
@@ -139,46 +145,21 @@ def compare_outputs(
             the reference on these slices.
     """
     usual = usual_norms(reference, outputs) if usual is None else usual
-    slices = {name: _slice_errors(outputs[name], reference[name], usual[name]) for name in outputs}
-
-    places = {name: int(errors.argmax()) for name, errors in slices.items()}
-
-    def worst(name: str, place: str | None = None, *, relative: bool = False) -> float | None:
-        if name not in outputs:
-            return None
-        expected = np.asarray(reference[name], np.float64)
-        difference = np.abs(np.asarray(outputs[name], np.float64) - expected)
-        if relative:
-            difference = difference / np.maximum(np.abs(expected), np.finfo(np.float64).tiny)
-        difference = np.where(np.isfinite(difference), difference, np.inf)
-        if place is not None:
-            places[place] = int(difference.reshape(len(difference), -1).max(axis=1).argmax())
-        return float(difference.max())
-
+    by_slice = {
+        name: _slice_errors(output, reference[name], usual[name])
+        for name, output in outputs.items()
+    }
+    if "quality_map" in outputs:
+        by_slice["tile"] = _worst(outputs["quality_map"], reference["quality_map"])
+    if "novelty" in outputs:
+        scale = np.maximum(np.abs(_rows(reference["novelty"])), np.finfo(np.float64).tiny)
+        by_slice["one novelty"] = _worst(outputs["novelty"], reference["novelty"], scale)
     return Comparison(
         {name: relative_error(output, reference[name]) for name, output in outputs.items()},
-        {name: float(errors.max()) for name, errors in slices.items()},
-        places,
+        by_slice,
         limits,
-        worst("score"),
-        worst("quality_map", "tile"),
-        worst("novelty", "one novelty", relative=True),
+        float(_worst(outputs["score"], reference["score"]).max()) if "score" in outputs else None,
     )
-
-
-def slices_outside(
-    outputs: Outputs, reference: Outputs, limits: Limits, usual: Mapping[str, float]
-) -> list[int]:
-    """Return the indices of slices that exceed a limit; arguments as in `compare_outputs`."""
-    outside = []
-    for index in range(len(next(iter(outputs.values())))):
-        ours, theirs = (
-            {name: np.asarray(o[name])[index : index + 1] for name in outputs}
-            for o in (outputs, reference)
-        )
-        if compare_outputs(ours, theirs, limits, usual).first_missed() is not None:
-            outside.append(index)
-    return outside
 
 
 def usual_norms(reference: Outputs, names: Iterable[str]) -> dict[str, float]:
@@ -197,6 +178,14 @@ def _slice_errors(
     norms = np.linalg.norm(_rows(output) - _rows(reference), axis=1)
     errors = norms / max(usual, np.finfo(np.float64).tiny)
     return np.where(np.isfinite(errors), errors, np.inf)
+
+
+def _worst(
+    output: NDArray[Any], reference: NDArray[Any], scale: NDArray[np.float64] | float = 1.0
+) -> NDArray[np.float64]:
+    """Return the largest difference of each slice [n]; infinite if a value is not finite."""
+    difference = np.abs(_rows(output) - _rows(reference)) / scale
+    return np.where(np.isfinite(difference), difference, np.inf).max(axis=1)
 
 
 def _rows(output: NDArray[Any]) -> NDArray[np.float64]:

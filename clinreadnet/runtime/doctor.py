@@ -6,45 +6,34 @@ Versions are read from the metadata of distributions, without importing packages
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import metadata
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from clinreadnet._version import __version__
 from clinreadnet.backends import BACKENDS, CPU_ENGINE
+from clinreadnet.console import print_lines
 from clinreadnet.library import engine_version, remedy
 from clinreadnet.runtime.gpu import Gpu, driver_version, find_gpus
 
-DISTRIBUTIONS = {
-    "torch": ("torch",),
-    "onnx": ("onnx",),
-    "onnxscript": ("onnxscript",),
-    "onnxruntime": ("onnxruntime",),
-    "onnxruntime-gpu": ("onnxruntime-gpu",),
-    "openvino": ("openvino",),
+_OTHER_NAMES = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
     "tensorrt_rtx bindings": ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings"),
     "tensorrt_rtx libraries": ("tensorrt-rtx-cu13-libs", "tensorrt-rtx-cu12-libs"),
-    "pycuda": ("pycuda",),
-    "cryptography": ("cryptography",),
     "triton": ("triton", "triton-windows"),
-    "numba": ("numba",),
-    "scikit-image": ("scikit-image",),
-    "scipy": ("scipy",),
-    "safetensors": ("safetensors",),
-    "matplotlib": ("matplotlib",),
-    "highdicom": ("highdicom",),
-    "pynetdicom": ("pynetdicom",),
-    "prometheus-client": ("prometheus-client",),
-    "pyarrow": ("pyarrow",),
-    "ray": ("ray",),
-    "pylibjpeg": ("pylibjpeg",),
-    "pylibjpeg-openjpeg": ("pylibjpeg-openjpeg",),
-    "pylibjpeg-libjpeg": ("pylibjpeg-libjpeg",),
 }
+"""Distributions of the packages that are not named like their only distribution."""
+# fmt: off
+_PACKAGES = (
+    "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt",
+    "tensorrt_rtx bindings", "tensorrt_rtx libraries", "pycuda", "cryptography", "triton", "numba",
+    "scikit-image", "scipy", "safetensors", "matplotlib", "highdicom", "pynetdicom",
+    "prometheus-client", "pyarrow", "ray", "pylibjpeg", "pylibjpeg-openjpeg", "pylibjpeg-libjpeg",
+)
+# fmt: on
+DISTRIBUTIONS = {name: _OTHER_NAMES.get(name, (name,)) for name in _PACKAGES}
 """Packages in the order of the table, with the distributions that provide each."""
 
 ENGINE = CPU_ENGINE
@@ -80,10 +69,6 @@ class Diagnosis:
     packages: dict[str, str | None]
     features: list[Feature]
     problems: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        return asdict(self)
 
 
 def diagnose() -> Diagnosis:
@@ -185,11 +170,9 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
     # Below the table and unwrapped, so that the commands can be copied.
     for feature in diagnosis.features:
         if feature.command:
-            console.print(
-                f"{feature.name}: {feature.command}", highlight=False, markup=False, soft_wrap=True
-            )
+            print_lines(console, f"{feature.name}: {feature.command}")
     for problem in diagnosis.problems:
-        console.print(f"problem: {problem}", highlight=False, markup=False, soft_wrap=True)
+        print_lines(console, f"problem: {problem}")
 
 
 def find_problems(packages: dict[str, str | None]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -18,6 +18,9 @@ Outputs = Mapping[str, NDArray[Any]]
 """Outputs of a run: ``score`` [n], ``probs`` [n, 21], ``quality_map`` [n, 16, 16] and, except in
 older bundles, ``novelty`` [n]."""
 
+
+_OF_SLICES = ("score", "probs", "quality_map", "novelty", "regions", "figures")
+"""Fields of `Scores` with a value for each slice."""
 
 SURE_OF_ABDOMEN = 1.1
 """Factor on the novelty threshold for slices of known pixel size that show an abdomen, so that an
@@ -77,19 +80,9 @@ class Scores:
 
     def take(self, index: int) -> Scores:
         """Return the scores of one slice, n = 1."""
-        selection = slice(index, index + 1)
-        novelty = None if self.novelty is None else self.novelty[selection]
-        regions = None if self.regions is None else self.regions[selection]
-        figures = None if self.figures is None else self.figures[selection]
-        return Scores(
-            self.score[selection],
-            self.probs[selection],
-            self.quality_map[selection],
-            novelty,
-            self.threshold,
-            regions,
-            figures,
-        )
+        known = {name: getattr(self, name) for name in _OF_SLICES}
+        one = {name: x[index : index + 1] for name, x in known.items() if x is not None}
+        return replace(self, **one)
 
     @classmethod
     def join(
@@ -113,16 +106,16 @@ class Scores:
     @classmethod
     def concatenate(cls, parts: Sequence[Scores]) -> Scores:
         """Concatenate the scores of one or more calls of a session."""
-        names = ("score", "probs", "quality_map", "novelty")
-        runs = [
-            {name: getattr(p, name) for name in names if getattr(p, name) is not None}
-            for p in parts
-        ]
-        regions, figures = (
-            None if any(own is None for own in several) else list(chain(*several))
-            for several in ([p.regions for p in parts], [p.figures for p in parts])
-        )
-        return cls.join(runs, parts[0].threshold, regions, figures)
+        joined: dict[str, Any] = {}
+        for name in _OF_SLICES:
+            values = [getattr(part, name) for part in parts]
+            if any(value is None for value in values):
+                joined[name] = None
+            elif isinstance(values[0], tuple):
+                joined[name] = tuple(chain(*values))
+            else:
+                joined[name] = np.concatenate(values)
+        return cls(**joined, threshold=parts[0].threshold)
 
 
 def _leeway(region: Region) -> float:

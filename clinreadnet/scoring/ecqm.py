@@ -161,4 +161,4 @@ def print_ecqm_table(table: EcqmTable, console: Console) -> None:
         "Categories are those that your file gives to protocols. CMS 1056, 1074 and 1206 assign "
         "them by clinical indication, and adjust the dose of the whole exam."
     )
-    print_lines(console, lines)
+    print_lines(console, *lines)

@@ -31,7 +31,7 @@ def print_summary(summary: Summary, console: Console) -> None:
         _print_drift(summary, charts, console)
     if summary.ecqm is not None:
         print_ecqm_table(summary.ecqm, console)
-    print_lines(console, [*_notes(summary, charts), RESEARCH_USE])
+    print_lines(console, *_notes(summary, charts), RESEARCH_USE)
 
 
 def _print_table(

@@ -76,7 +76,7 @@ def print_report(report: SeriesReport, console: Console, session: Mapping[str, A
         lines += report.limits.lines
     if report.unjudged is not None:
         lines.append(report.unjudged)
-    print_lines(console, [*lines, scored_by(session), RESEARCH_USE])
+    print_lines(console, *lines, scored_by(session), RESEARCH_USE)
 
 
 def print_series(
@@ -111,7 +111,7 @@ def print_series(
         if len(shown) == len(summaries):
             return
         line = f"and {len(summaries) - len(shown)} more series; --json gives all"
-    print_lines(console, [line])
+    print_lines(console, line)
 
 
 def scored_by(session: Mapping[str, Any]) -> str:

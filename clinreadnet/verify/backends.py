@@ -20,7 +20,7 @@ from clinreadnet.runtime.backends.loading import (
     LOADERS,
     SessionOptions,
     artifacts_of,
-    open_artifact,
+    open_backend,
 )
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, BatchRange, Manifest, Parity
 from clinreadnet.runtime.records import (
@@ -32,8 +32,8 @@ from clinreadnet.runtime.records import (
 )
 from clinreadnet.runtime.verdict import this_machine
 from clinreadnet.verify.batches import CPU_BATCH, verified_range
-from clinreadnet.verify.compare import failed, not_run
-from clinreadnet.verify.graph import Evidence, judge_runs
+from clinreadnet.verify.compare import Evidence, failed, not_run
+from clinreadnet.verify.graph import judge_runs
 from clinreadnet.verify.reference import Advance
 
 
@@ -56,52 +56,38 @@ def more_backends(manifest: Manifest, graph: Artifact) -> tuple[str, ...]:
     )
 
 
-def verify_graph_with(
-    backend: str,
-    bundle: Path,
-    manifest: Manifest,
-    graph: Artifact,
-    evidence: Evidence,
-    advance: Advance = lambda n: None,
-    device: int = 0,
-) -> Parity:
-    """Run a graph with one of `more_backends` and compare; see `verify_artifact`."""
-    try:
-        return verify_with(backend, bundle, manifest, graph, evidence, advance, device)[0]
-    except BackendUnavailable as reason:
-        return not_run(graph, f"{backend}: {reason}")
-    except (BackendError, InputError) as error:
-        return failed(graph, error)
-
-
 def verify_with(
     backend: str,
     bundle: Path,
     manifest: Manifest,
     artifact: Artifact,
     evidence: Evidence,
-    advance: Advance,
-    device: int,
+    advance: Advance = lambda n: None,
+    device: int = 0,
 ) -> tuple[Parity, NDArray[Any]]:
-    """Run an artifact with a backend and compare the outputs.
+    """Run an artifact with a backend and compare the outputs; see `verify_artifact`.
 
-    Raises:
-        BackendUnavailable: this machine cannot load the artifact.
-        BackendError, InputError: the artifact cannot be loaded, a file differs from the manifest,
-            memory is full, or the GPU is lost.
+    Returns:
+        The record, and the score of each slice; NaN if it did not run.
     """
     # Without the records, which would reject an artifact that failed before.
     new = replace(artifact, parity=None, records=())
     options = SessionOptions(batch=largest_batch(backend, new.batch), device=device)
-    loaded = open_artifact(backend, bundle, manifest, new, options)
     scores: NDArray[Any] = np.full(len(evidence.labels), np.nan)
+    try:
+        loaded = open_backend(backend, bundle, manifest, options, new)
+    except BackendUnavailable as reason:
+        prefix = f"{backend}: " if artifact.kind == "onnx" else ""  # several backends run graphs
+        return not_run(artifact, f"{prefix}{reason}"), scores
+    except (BackendError, InputError) as error:
+        return failed(artifact, error), scores
     try:
         here = verified_range(new.batch, loaded.batch)
         parity, scores = judge_runs(
             loaded.backend.run, new.precision, new.batch, here, evidence, advance
         )
-    except (OutOfMemory, DeviceLost):
-        raise
+    except (OutOfMemory, DeviceLost, InputError) as error:
+        return failed(artifact, error), scores
     except BackendError as error:
         parity = failed(artifact, error)
     finally:

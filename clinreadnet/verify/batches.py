@@ -20,7 +20,6 @@ from clinreadnet.runtime.comparison import (
     BatchRunner,
     compare_outputs,
     run_batch,
-    slices_outside,
     usual_norms,
 )
 from clinreadnet.runtime.scores import Outputs
@@ -154,15 +153,19 @@ def batch_failures(
         name: function that returns the name of a slice by its index.
 
     Returns:
-        A message for each batch that fails, by `Batch.what`.
+        A message for each batch that fails, by `Batch.what`. A slice that fails in several batches,
+        one after the other, is named in the first.
     """
     usual = usual_norms(reference, batched.outputs)
     said: dict[str, str] = {}
+    named = None
     for batch, outputs in batched.runs:
         if batch.what not in said and (missed := _missed(batch, outputs, reference, limits, usual)):
             position, text = missed
-            where = f"{batch.what}, position {position}, {_of(name, batch, position)}"
-            said[batch.what] = f"{where}: {text}"
+            index = batch.slices[position]
+            failure = "the same slice" if index == named else f"{name(index)}: {text}"
+            said[batch.what] = f"{batch.what}, position {position}, {failure}"
+            named = index
     return said
 
 
@@ -171,24 +174,20 @@ def repeat_failure(
 ) -> str | None:
     """Find a slice whose results in two batches differ by more than `REPEAT` of the limits.
 
-    Args:
-        batched: outputs of all batches.
-        reference: float64 outputs of all slices.
-        limits: largest differences from the reference.
-        name: function that returns the name of a slice by its index.
+    Arguments as in `batch_failures`.
     """
     usual = usual_norms(reference, batched.outputs)
     share = Limits(
-        *(
-            REPEAT * limit
-            for limit in (limits.error, limits.tile, limits.novelty, limits.slice_error)
-        )
+        error=REPEAT * limits.error,
+        tile=REPEAT * limits.tile,
+        novelty=REPEAT * limits.novelty,
+        slice_error=REPEAT * limits.slice_error,
     )
     for batch, outputs in batched.runs:
         if missed := _missed(batch, outputs, batched.outputs, share, usual, "limit"):
             position, text = missed
             return (
-                f"{_of(name, batch, position)} depends on its batch: in {batch.what}, position "
+                f"{name(batch.slices[position])} depends on its batch: in {batch.what}, position "
                 f"{position}, {text}"
             )
     return None
@@ -204,17 +203,7 @@ def _missed(
 ) -> tuple[int, str] | None:
     """Return the first position that exceeds a limit, with a message."""
     expected = {key: np.asarray(reference[key])[list(batch.slices)] for key in outputs}
-    if compare_outputs(outputs, expected, limits, usual).first_missed() is None:
-        return None
-    position = slices_outside(outputs, expected, limits, usual)[0]
-    ours, theirs = (
-        {key: np.asarray(o[key])[position : position + 1] for key in outputs}
-        for o in (outputs, expected)
-    )
-    missed = compare_outputs(ours, theirs, limits, usual).first_missed(bound)
-    assert missed is not None
-    return position, missed[1]
-
-
-def _of(name: Callable[[int], str], batch: Batch, position: int) -> str:
-    return name(batch.slices[position])
+    compared = compare_outputs(outputs, expected, limits, usual)
+    for position in compared.outside():
+        return position, str(compared.failure_of(position, bound))
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Parity
 from clinreadnet.runtime.comparison import compare_outputs
 from clinreadnet.runtime.scores import Outputs
+from clinreadnet.verify.reference import SliceSource
 
 METRICS = ("PLCC", "SROCC", "KROCC")
 
@@ -35,10 +37,6 @@ class LocalTruth:
     tile_quality: NDArray[np.floating]
     tile_weight: NDArray[np.floating]
 
-    def agreement(self, maps: NDArray[Any]) -> MapAgreement | None:
-        """Return the agreement of quality maps [n, 16, 16]; None without tile labels."""
-        return map_agreement(maps, self.tile_quality, self.tile_weight, self.quality)
-
 
 @dataclass(frozen=True)
 class TaskMetrics:
@@ -48,69 +46,77 @@ class TaskMetrics:
     maps: MapAgreement | None
 
 
-def task_metrics(
-    outputs: Outputs, labels: NDArray[Any], truth: LocalTruth | None = None
-) -> TaskMetrics:
-    """Return metrics with bootstrap intervals; arguments as in `compare`."""
-    labelled = np.isfinite(labels)
-    score = np.asarray(outputs["score"])
-    known = labelled.sum() > 1 and np.isfinite(score).all()
-    return TaskMetrics(
-        correlations(score[labelled], labels[labelled]) if known else None,
-        truth.agreement(outputs["quality_map"])
-        if truth is not None and np.isfinite(outputs["quality_map"]).all()
-        else None,
-    )
+@dataclass(frozen=True)
+class Evidence:
+    """Data for the comparison of artifacts.
+
+    Attributes:
+        slices: n slices.
+        reference: float64 outputs of the reference.
+        labels: [n], scores of the radiologists. Slices with NaN are excluded from the metrics.
+        truth: tile labels, if known.
+        threshold: novelty above which a slice is out of domain, or None.
+    """
+
+    slices: SliceSource
+    reference: Outputs
+    labels: NDArray[Any]
+    truth: LocalTruth | None = None
+    threshold: float | None = None
+
+    @functools.cached_property
+    def reference_metrics(self) -> TaskMetrics:
+        """Metrics of the reference, shared by all artifacts."""
+        return self.metrics(self.reference)
+
+    def metrics(self, outputs: Outputs) -> TaskMetrics:
+        """Return metrics of outputs, with bootstrap intervals."""
+        labelled = np.isfinite(self.labels)
+        score, maps, truth = np.asarray(outputs["score"]), outputs["quality_map"], self.truth
+        scores = agreement = None
+        if labelled.sum() > 1 and np.isfinite(score).all():
+            scores = correlations(score[labelled], self.labels[labelled])
+        if truth is not None and np.isfinite(maps).all():
+            agreement = map_agreement(maps, truth.tile_quality, truth.tile_weight, truth.quality)
+        return TaskMetrics(scores, agreement)
 
 
-def compare(
-    precision: str,
-    outputs: Outputs,
-    reference: Outputs,
-    labels: NDArray[Any],
-    truth: LocalTruth | None = None,
-    threshold: float | None = None,
-    known: TaskMetrics | None = None,
-) -> Parity:
+def compare(precision: str, outputs: Outputs, evidence: Evidence) -> Parity:
     """Compare the outputs of an artifact with those of the reference on the same slices.
 
     Args:
         precision: precision, which selects the budgets.
         outputs: outputs of the artifact.
-        reference: float64 outputs of the reference.
-        labels: [n], the radiologists' scores. Slices with NaN are excluded from the metrics.
-        truth: tile labels, if known.
-        threshold: novelty above which a slice is out of domain, or None.
-        known: metrics of the reference; computed by default.
+        evidence: slices, reference outputs and labels.
 
     Returns:
         The record; ``reason`` lists the failed checks. A slice whose novelty is within the budget
         of the threshold can be in domain for only one of the two. Such slices are counted but are
         not a failure.
     """
+    reference, labels = evidence.reference, evidence.labels
     row = PRECISIONS[precision]
     comparison = compare_outputs(outputs, reference, row.limits())
     failures = comparison.failures("budget")
     differences: dict[str, float | None] = {}
-    labelled = np.isfinite(labels)
     details: dict[str, Any] = {
         "slices": len(labels),
-        "labelled_slices": int(labelled.sum()),
+        "labelled_slices": int(np.isfinite(labels).sum()),
         "metric_budget": row.metric_budget,
         "slice_error": dict(comparison.slice_errors),
     }
     for name, budget in (("tile", row.tile_budget), ("novelty", row.novelty_budget)):
         if getattr(comparison, f"worst_{name}_difference") is not None:
             details[f"{name}_budget"] = budget
-    found_here = task_metrics(outputs, labels, truth)
-    known = known or task_metrics(reference, labels, truth)
+    found_here, known = evidence.metrics(outputs), evidence.reference_metrics
     ours, theirs = found_here.scores, known.scores
     if not np.isfinite(outputs["score"]).all():
         failures.append("scores are not finite")
     elif ours is not None and theirs is not None:
-        details |= {"metrics": _upper(ours), "reference_metrics": _upper(theirs)}
+        metrics, reference_metrics = _upper(ours), _upper(theirs)
+        details |= {"metrics": metrics, "reference_metrics": reference_metrics}
         for name in METRICS:
-            difference = abs(_value(ours, name) - _value(theirs, name))
+            difference = abs(metrics[name]["value"] - reference_metrics[name]["value"])
             differences[name] = difference
             if np.isnan(difference):
                 failures.append(f"{name} is undefined: all scores or all labels are equal")
@@ -140,7 +146,7 @@ def compare(
         worst_score_difference=comparison.worst_score_difference,
         worst_tile_difference=comparison.worst_tile_difference,
         worst_novelty_difference=comparison.worst_novelty_difference,
-        in_domain_flips=_flips(outputs, reference, threshold),
+        in_domain_flips=_flips(outputs, reference, evidence.threshold),
         details=details,
     )
 
@@ -174,10 +180,6 @@ def not_run(artifact: Artifact, reason: str | None = None) -> Parity:
 def failed(artifact: Artifact, error: Exception) -> Parity:
     """Return the record of an artifact that failed to run."""
     return Parity("failed", reason=str(error), budget=PRECISIONS[artifact.precision].budget)
-
-
-def _value(metrics: Correlations, name: str) -> float:
-    return _upper(metrics)[name]["value"]
 
 
 def _upper(metrics: Correlations) -> dict[str, Interval]:

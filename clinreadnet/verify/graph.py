@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,9 @@ from clinreadnet.runtime.backends.onnxruntime import OnnxRuntimeBackend
 from clinreadnet.runtime.bundle.manifest import BatchRange, Parity
 from clinreadnet.runtime.comparison import (
     BatchRunner,
+    Comparison,
     compare_outputs,
     run_slices,
-    slices_outside,
-    usual_norms,
 )
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.verify.batches import (
@@ -28,7 +26,7 @@ from clinreadnet.verify.batches import (
     run_batches,
     verified_range,
 )
-from clinreadnet.verify.compare import LocalTruth, TaskMetrics, compare, task_metrics
+from clinreadnet.verify.compare import Evidence, compare
 from clinreadnet.verify.reference import Advance, SliceSource
 
 EMULATED_NOTE = (
@@ -39,30 +37,6 @@ PLAIN_NOTE = (
     "ONNX Runtime's CPU computes in float32: types and weights are proven, 16-bit rounding is not; "
     "with the package onnx installed it is emulated"
 )
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Data for the comparison of artifacts.
-
-    Attributes:
-        slices: n slices.
-        reference: float64 outputs of the reference.
-        labels: [n], scores of the radiologists.
-        truth: tile labels, if known.
-        threshold: novelty above which a slice is out of domain, or None.
-    """
-
-    slices: SliceSource
-    reference: Outputs
-    labels: NDArray[Any]
-    truth: LocalTruth | None = None
-    threshold: float | None = None
-
-    @functools.cached_property
-    def reference_metrics(self) -> TaskMetrics:
-        """Metrics of the reference, shared by all artifacts."""
-        return task_metrics(self.reference, self.labels, self.truth)
 
 
 def verify_graph(
@@ -128,18 +102,10 @@ def judge_runs(
     slices, reference = evidence.slices, evidence.reference
     limits = PRECISIONS[precision].limits()
     ran = run_batches(run, slices, here, advance)
-    parity = compare(
-        precision,
-        ran.outputs,
-        reference,
-        evidence.labels,
-        evidence.truth,
-        evidence.threshold,
-        evidence.reference_metrics,
-    )
+    parity = compare(precision, ran.outputs, evidence)
     parity = _with_batches(parity, ran, reference, slices, limits)
     details = parity.details | _worst(ran.outputs, reference, slices)
-    details["slices_off"] = _off(ran.outputs, evidence, limits)
+    details["slices_off"] = _off(compare_outputs(ran.outputs, reference, limits), slices)
     parity = replace(parity, details=details)
     if here.max < batch.max:
         what = f"batches above {here.max} were not run; the profile goes to {batch.max}"
@@ -172,7 +138,7 @@ def _without_quantisers(
     computed = run_slices(backend.run, images, advance=advance)
     backend.close()
     compared = compare_outputs(computed, evidence.reference, PRECISIONS[source].limits())
-    off = [*parity.details["slices_off"], *_off(computed, evidence, PRECISIONS[source].limits())]
+    off = [*parity.details["slices_off"], *_off(compared, evidence.slices)]
     details = parity.details | {
         "without_quantisers": dict(compared.slice_errors),
         "slices_off": list(dict.fromkeys(off)),
@@ -185,11 +151,9 @@ def _without_quantisers(
     return replace(parity, status="failed", reason=reason, details=details)
 
 
-def _off(outputs: Outputs, evidence: Evidence, limits: Limits) -> list[str]:
+def _off(compared: Comparison, slices: SliceSource) -> list[str]:
     """Return the names of the slices that exceed a limit."""
-    usual = usual_norms(evidence.reference, outputs)
-    outside = slices_outside(outputs, evidence.reference, limits, usual)
-    return [evidence.slices.name(index) for index in outside]
+    return [slices.name(index) for index in compared.outside()]
 
 
 def _with_batches(

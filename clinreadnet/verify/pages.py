@@ -15,12 +15,12 @@ from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.inspect import Entry, entries, megabytes, worst
 from clinreadnet.runtime.bundle.manifest import Artifact, Manifest, Parity
 from clinreadnet.spec import RESEARCH_USE
-from clinreadnet.verify.report import SIMULATED_LABELS
+from clinreadnet.verify.compare import METRICS
+from clinreadnet.verify.report import SIMULATED_LABELS, number
 
 README_NAME = "README.md"
 PARITY_NAME = "parity.html"
 
-_METRICS = ("PLCC", "SROCC", "KROCC")
 _DECADES = 3
 """Powers of ten below its budget over which an error's bar extends."""
 
@@ -109,10 +109,10 @@ def parity_page(manifest: Manifest) -> str:
             "<p>Not parity: how the reference's scores of the golden slices correlate with "
             f"{SIMULATED_LABELS}, with 95 % intervals over slices. No radiologist labelled them, "
             "and they are few."
-            + ("" if most is None else f" No file changes a value by more than {_small(most)}.")
+            + ("" if most is None else f" No file changes a value by more than {number(most)}.")
             + "</p>",
             table(
-                [f"n:{name}" for name in _METRICS],
+                [f"n:{name}" for name in METRICS],
                 [_intervals(labelled[0].details["reference_metrics"])],
             ),
         ]
@@ -127,9 +127,9 @@ def _parity_row(artifact: Artifact, parity: Parity) -> tuple[str, ...]:
         f"<span>{text(parity.ran_on.backend)}<br><span class=note>"
         f"{text(parity.ran_on.hardware)}, {text(parity.ran_on.date[:10])}</span></span>",
         _bar(max(errors, default=None), parity.budget),
-        _small(parity.budget),
-        _small(parity.worst_score_difference),
-        _small(parity.worst_tile_difference),
+        number(parity.budget),
+        number(parity.worst_score_difference),
+        number(parity.worst_tile_difference),
         "" if parity.in_domain_flips is None else str(parity.in_domain_flips),
         parity.status
         if parity.status == "passed"
@@ -155,14 +155,10 @@ def _bar(error: float | None, budget: float | None) -> str:
 def _intervals(metrics: Any) -> list[str]:
     """Return the metrics of a record's details, whose form no schema checks, for a person."""
     shown = []
-    for name in _METRICS:
+    for name in METRICS:
         try:
             metric = metrics[name]
             shown.append(f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]")
         except (KeyError, TypeError, ValueError):
             shown.append("undefined")
     return shown
-
-
-def _small(value: float | None) -> str:
-    return "" if value is None else f"{value:.0e}"

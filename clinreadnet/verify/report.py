@@ -13,10 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from clinreadnet.console import Column, fitted_table
+from clinreadnet.console import Column, fitted_table, print_lines
 from clinreadnet.errors import counted
 from clinreadnet.metrics import Interval
-from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Parity
+from clinreadnet.runtime.bundle.manifest import NOT_RUN, Artifact, Parity, RanOn
 from clinreadnet.spec import RESEARCH_USE
 from clinreadnet.verify.compare import MAP_METRICS, METRICS, not_run
 
@@ -107,43 +107,35 @@ def print_report(report: VerifyReport, console: Console) -> None:
         Column("status", [Text(p.status, colours[p.status]) for p in parities], justify="left"),
         Column("error / budget", [_error(p) for p in parities], 1),
         *(
-            Column(f"Δ{name}", [_number(p.metric_difference.get(name)) for p in parities], order)
+            Column(f"Δ{name}", [number(p.metric_difference.get(name)) for p in parities], order)
             for order, name in enumerate(METRICS, start=3)
         ),
-        Column("Δscore", [_number(p.worst_score_difference) for p in parities], 2),
+        Column("Δscore", [number(p.worst_score_difference) for p in parities], 2),
     ]
     for artifact, parity in results:
         for line in (parity.reason, parity.details.get("note")):
             if line:
                 notes.append((_title(artifact, parity), parity.status, line))
-    labels = [_title(artifact, parity).removeprefix("clinreadnet.") for artifact, parity in results]
-    table = fitted_table(console, "artifact", labels, columns, compact=True)
+    table = _table(results, columns, console)
     title = f"{report.bundle}: parity with the float64 reference, "
     table.title = Text(f"{title}{counted(report.slices, 'slice')} ({report.source})")
     console.print(table)
     if report.scores:
         console.print(local_table(report.artifacts, console))
-    for line in dict.fromkeys(
-        _where(result) for _, result in _results(report.artifacts) if result.ran_on
-    ):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print_lines(
+        console, *dict.fromkeys(_where(parity.ran_on) for parity in parities if parity.ran_on)
+    )
     for file, status, reason in notes:
         console.print(
             f"[{colours[status]}]{status}[/] {escape(file)}: {escape(reason)}", soft_wrap=True
         )
     if report.scores:
-        console.print(
-            f"Accuracy, not parity: agreement with {report.labels}, 95 % bootstrap over slices",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        what = f"agreement with {report.labels}, 95 % bootstrap over slices"
+        print_lines(console, f"Accuracy, not parity: {what}")
     for name, metrics, worst in measured(report):
         shown = ", ".join(f"{key} {interval(value)}" for key, value in metrics.items())
-        line = f"{name}: {shown}" + (f"; worst slice {worst}" if worst else "")
-        console.print(escape(line), highlight=False, soft_wrap=True)
-    for line in (*report.notes, *([] if report.unjudged is None else [report.unjudged])):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        print_lines(console, f"{name}: {shown}" + (f"; worst slice {worst}" if worst else ""))
+    print_lines(console, *report.notes, *filter(None, [report.unjudged]))
     console.print(RESEARCH_USE)
 
 
@@ -152,21 +144,25 @@ def local_table(artifacts: Sequence[Artifact], console: Console) -> Table:
     results = [(a, p) for a, p in _results(artifacts) if p.worst_tile_difference is not None]
     parities = [parity for _, parity in results]
     flips = [p.in_domain_flips for p in parities]
-    columns = [
-        Column(
-            f"Δ{what}\n/ budget",
-            [_of_budget(getattr(p, value), p.details.get(f"{what}_budget")) for p in parities],
-            order,
-        )
-        for what, value, order in (
-            ("tile", "worst_tile_difference", 0),
-            ("novelty", "worst_novelty_difference", 1),
-        )
+    tiles = [_of_budget(p.worst_tile_difference, p.details.get("tile_budget")) for p in parities]
+    novelties = [
+        _of_budget(p.worst_novelty_difference, p.details.get("novelty_budget")) for p in parities
     ]
-    columns.append(Column("flips", ["not judged" if n is None else str(n) for n in flips], 2))
+    columns = [
+        Column("Δtile\n/ budget", tiles, 0),
+        Column("Δnovelty\n/ budget", novelties, 1),
+        Column("flips", ["not judged" if n is None else str(n) for n in flips], 2),
+    ]
     for order, (name, short) in enumerate(zip(MAP_METRICS, ("corr.", "RMSE"), strict=True), 3):
-        cells = [_number(p.map_difference.get(name)) for p in parities]
+        cells = [number(p.map_difference.get(name)) for p in parities]
         columns.append(Column(f"Δmap\n{short}", cells, order))
+    return _table(results, columns, console)
+
+
+def _table(
+    results: Sequence[tuple[Artifact, Parity]], columns: list[Column], console: Console
+) -> Table:
+    """Return a table with a row for each result."""
     labels = [_title(artifact, parity).removeprefix("clinreadnet.") for artifact, parity in results]
     return fitted_table(console, "artifact", labels, columns, compact=True)
 
@@ -199,9 +195,7 @@ def _title(artifact: Artifact, parity: Parity) -> str:
     return f"{artifact.title} on the GPU" if ran.gpu else f"{artifact.title} {ran.backend}"
 
 
-def _where(parity: Parity) -> str:
-    ran = parity.ran_on
-    assert ran is not None
+def _where(ran: RanOn) -> str:
     driver = "" if ran.driver is None else f", driver {ran.driver}"
     libraries = ", ".join(f"{name} {version}" for name, version in ran.libraries.items())
     return f"{ran.backend} ran on {ran.hardware}{driver} with {libraries}"
@@ -220,12 +214,13 @@ def interval(value: Interval) -> str:
 
 def _error(parity: Parity) -> str:
     errors = [e for e in parity.relative_error.values() if e is not None]
-    return (f"{max(errors):.1e} / " if errors else "") + _number(parity.budget)
+    return (f"{max(errors):.1e} / " if errors else "") + number(parity.budget)
 
 
 def _of_budget(value: float | None, budget: float | None) -> str:
     return "" if value is None or budget is None else f"{value:.0e} / {budget:.1e}"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a value as text, empty for None."""
     return "" if value is None else f"{value:.0e}"

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clinreadnet.errors import BackendError, BackendUnavailable, InputError
+from clinreadnet.errors import BackendError, InputError
 from clinreadnet.precision import PRECISIONS
 from clinreadnet.runtime.backends.onnxruntime import installed_version
 from clinreadnet.runtime.bundle.files import digest, read_listed
@@ -38,13 +38,12 @@ from clinreadnet.verify.backends import (
     largest_batch,
     more_backends,
     runs_here,
-    verify_graph_with,
     verify_with,
     with_others,
 )
-from clinreadnet.verify.batches import CPU_BATCH, planned, verified_range
-from clinreadnet.verify.compare import LocalTruth, failed, not_run
-from clinreadnet.verify.graph import Evidence, NotRunnable, verify_graph
+from clinreadnet.verify.batches import planned, verified_range
+from clinreadnet.verify.compare import Evidence, LocalTruth, failed, not_run
+from clinreadnet.verify.graph import NotRunnable, verify_graph
 from clinreadnet.verify.reference import Advance, GoldenSlices, reference_outputs
 from clinreadnet.verify.report import GOLDEN_SOURCE, VerifyReport
 
@@ -73,15 +72,10 @@ def verify_artifact(
         device: index of the GPU.
     """
     try:
-        content = read_listed(bundle, artifact)
-        if artifact.layers is not None:
-            read_listed(bundle, artifact.layers)
-        if artifact.kind == "onnx" and artifact.plugins is not None:
-            for ptx in artifact.plugins.ptx:
-                read_listed(bundle, ptx)
+        content, *_ = [read_listed(bundle, listed) for listed in artifact.files]
         if artifact.kind == "onnx":
             machine = this_machine(installed_version())
-            parity, failures = verify_graph(
+            parity, computed = verify_graph(
                 content,
                 artifact.precision,
                 artifact.batch,
@@ -94,17 +88,15 @@ def verify_artifact(
             return not_run(artifact)
         else:
             backend = backend_of(artifact)
-            parity, failures = verify_with(
+            parity, computed = verify_with(
                 backend, bundle, manifest, artifact, evidence, advance, device
             )
-    except (NotRunnable, BackendUnavailable) as reason:
-        if artifact.kind == "onnx" and isinstance(reason, BackendUnavailable):
-            return failed(artifact, reason)
+    except NotRunnable as reason:
         return not_run(artifact, str(reason))
     except (BackendError, InputError) as error:
         return failed(artifact, error)
     if scores is not None and parity.relative_error:
-        scores[artifact.title] = failures
+        scores[artifact.title] = computed
     return parity
 
 
@@ -212,14 +204,13 @@ def steps(manifest: Manifest, slices: int, *, golden: bool) -> int:
     total = 0 if golden else slices
     for artifact in manifest.artifacts:
         if artifact.kind == "onnx":
-            total += planned(slices, verified_range(artifact.batch, CPU_BATCH))
+            backends = [CPU_BACKEND, *more_backends(manifest, artifact)]
             if PRECISIONS[artifact.precision].quantized_type is not None:
                 total += slices  # the run without quantisers
-            for backend in more_backends(manifest, artifact):
-                largest = largest_batch(backend, artifact.batch)
-                total += planned(slices, verified_range(artifact.batch, largest))
-        elif runs_here(artifact):
-            largest = largest_batch(backend_of(artifact), artifact.batch)
+        else:
+            backends = [backend_of(artifact)] if runs_here(artifact) else []
+        for backend in backends:
+            largest = largest_batch(backend, artifact.batch)
             total += planned(slices, verified_range(artifact.batch, largest))
     return total
 
@@ -238,7 +229,7 @@ def _verify(
         parity = verify_artifact(bundle, artifact, evidence, manifest, advance, scores, device)
         graph = artifact.kind == "onnx" and parity.status == "passed"
         records = tuple(
-            verify_graph_with(backend, bundle, manifest, artifact, evidence, advance, device)
+            verify_with(backend, bundle, manifest, artifact, evidence, advance, device)[0]
             for backend in (more_backends(manifest, artifact) if graph else ())
         )
         parity = with_others(artifact, parity, device)

@@ -29,7 +29,6 @@ from clinreadnet.export.engines.options import (
     check_batch,
     check_options,
     resolve_targets,
-    spell_batch,
 )
 from clinreadnet.files import read_regular, whole_file
 from clinreadnet.precision import PRECISIONS
@@ -48,6 +47,8 @@ class EngineBuilder:
     Attributes:
         flavour: flavour of TensorRT.
         version: version of the TensorRT package.
+        graph: path of the ONNX file.
+        precision: precision of the engines.
         network: parsed network, TensorRT's `INetworkDefinition`.
         layers: layers of the parsed network, counted by kind and type.
     """
@@ -79,8 +80,8 @@ class EngineBuilder:
         """
         self.flavour, self._trt = load_flavour(flavour)
         trt = self._trt
-        self._precision = precision
-        self._graph = Path(graph)
+        self.precision = precision
+        self.graph = Path(graph)
         self.version = str(trt.__version__)
         self._messages: list[str] = []
         self._listings: list[str] = []
@@ -94,14 +95,14 @@ class EngineBuilder:
             flags |= plugins.prepare(trt, self.flavour)
         self.network = self._builder.create_network(flags)
         self._parser = trt.OnnxParser(self.network, self._logger)
-        if not self._parser.parse_from_file(str(self._graph)):
+        if not self._parser.parse_from_file(str(self.graph)):
             reason = parser_error(self._parser) if self._parser.num_errors else "cannot parse it"
-            raise InputError(f"{self._graph}: {self.flavour.name} {reason}")
+            raise InputError(f"{self.graph}: {self.flavour.name} {reason}")
         self.layers = layer_types(self.network)
         if plugins is None:
-            check_types(self.layers, precision, str(self._graph), islands)
+            check_types(self.layers, precision, str(self.graph), islands)
         else:
-            plugins.check(self.layers, precision, str(self._graph))
+            plugins.check(self.layers, precision, str(self.graph))
 
     def build(
         self,
@@ -140,7 +141,7 @@ class EngineBuilder:
         if engine is None:
             reason = self._messages[0] if self._messages else "no reason given"
             raise ClinReadNetError(
-                f"{self._graph}: {self.flavour.name} built no {target} engine ({reason})"
+                f"{self.graph}: {self.flavour.name} built no {target} engine ({reason})"
             )
         self._built[target] = listed_layers("".join(self._listings[-1:]))
         if options.timing_cache is not None:
@@ -156,14 +157,14 @@ class EngineBuilder:
         static = self.network.get_input(0).shape[0]
         if static != -1 and batch != BatchRange(static, static, static):
             raise InputError(
-                f"batch={spell_batch(batch)}: {self._graph} has a fixed batch of {static}; "
+                f"batch={batch}: {self.graph} has a fixed batch of {static}; "
                 f"give {static}:{static}:{static}"
             )
         trt = self._trt
         config = self._builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         # TF32 is on by default, and its error exceeds the fp32 budget.
-        if not PRECISIONS[self._precision].tf32:
+        if not PRECISIONS[self.precision].tf32:
             config.clear_flag(trt.BuilderFlag.TF32)
         if self.flavour.targets:
             config.num_compute_capabilities = 1
@@ -210,7 +211,7 @@ class EngineBuilder:
         loaded = runtime.deserialize_cuda_engine(engine)
         if loaded is None:
             reason = self._messages[0] if self._messages else "no reason given"
-            raise ClinReadNetError(f"{self._graph}: its engine does not load ({reason})")
+            raise ClinReadNetError(f"{self.graph}: its engine does not load ({reason})")
         inspector = loaded.create_engine_inspector()
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         inspected: dict[str, Any] = json.loads(text)
@@ -241,13 +242,13 @@ class EngineBuilder:
         here = any(gpu.target == target for gpu in find_gpus()) and not stripped
         inspected = self.inspect(engine) if here else None
         found_layers = inspected or self._built.get(target, {})
-        built = check_built(found_layers, self._precision, path.name)
+        built = check_built(found_layers, self.precision, path.name)
         proof = {
             "engine": path.name,
             "flavour": self.flavour.name,
             "version": self.version,
             "target": target,
-            "precision": self._precision,
+            "precision": self.precision,
             "batch": [batch.min, batch.opt, batch.max],
             "counted": "layers of the strongly typed network, by kind and type of their output",
             "total": sum(sum(types.values()) for types in self.layers.values()),

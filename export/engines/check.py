@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from textwrap import fill
@@ -76,10 +76,6 @@ class Finding:
     judge: str | None
     blockers: tuple[Blocker, ...] = ()
     note: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the finding as plain JSON values."""
-        return asdict(self)
 
 
 def check_graphs(
@@ -244,11 +240,7 @@ def ask_table(model: onnx.ModelProto, table: dict[str, Any]) -> list[Blocker]:
 
 def operator_table() -> dict[str, Any]:
     """Return the published table of the operators of TensorRT's parser."""
-    text = (
-        files("clinreadnet.export.engines").joinpath("operators.json").read_text(encoding="utf-8")
-    )
-    table: dict[str, Any] = json.loads(text)
-    return table
+    return json.loads(files(__package__).joinpath("operators.json").read_bytes())
 
 
 def print_findings(findings: Sequence[Finding], console: Console) -> None:

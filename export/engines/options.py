@@ -20,9 +20,6 @@ DEFAULT_TARGETS = ("sm86", "sm89", "sm120")
 
 DEFAULT_BATCH = BatchRange(1, 4, 16)
 
-BATCH_LIMIT = LARGEST_BATCH
-"""Largest batch of the graph."""
-
 PLATFORMS = {"windows": "windows-x86_64"}
 """Operating systems for cross-builds, with their names in the manifest."""
 
@@ -114,25 +111,32 @@ def resolve_targets(targets: Sequence[str], flavour: Flavour) -> tuple[str, ...]
     return tuple(dict.fromkeys(resolved))
 
 
+def parse_batch(text: str) -> BatchRange:
+    """Read a profile ``MIN:OPT:MAX``.
+
+    Raises:
+        InputError: the text is not three integers 1 <= MIN <= OPT <= MAX within the graph's batch.
+    """
+    try:
+        low, best, high = map(int, text.split(":"))
+    except ValueError:
+        raise InputError(f"batch={text}: give MIN:OPT:MAX, such as 1:4:16") from None
+    batch = BatchRange(low, best, high)
+    check_batch(batch)
+    return batch
+
+
 def check_batch(batch: BatchRange) -> None:
-    """Check that a profile is 1 <= min <= opt <= max <= ``BATCH_LIMIT`` and min <= ``LEAST_BATCH``.
+    """Check that 1 <= min <= opt <= max <= ``LARGEST_BATCH`` and min <= ``LEAST_BATCH``.
 
     Raises:
         InputError: the profile is invalid.
     """
     if not 1 <= batch.min <= batch.opt <= batch.max:
-        raise InputError(f"batch={spell_batch(batch)}: needs 1 <= MIN <= OPT <= MAX")
+        raise InputError(f"batch={batch}: needs 1 <= MIN <= OPT <= MAX")
     if batch.min > LEAST_BATCH:
         raise InputError(
-            f"batch={spell_batch(batch)}: MIN is at most {LEAST_BATCH}; smaller batches are "
-            "filled up to it"
+            f"batch={batch}: MIN is at most {LEAST_BATCH}; smaller batches are filled up to it"
         )
-    if batch.max > BATCH_LIMIT:
-        raise InputError(
-            f"batch={spell_batch(batch)}: the graph accepts at most {BATCH_LIMIT} slices"
-        )
-
-
-def spell_batch(batch: BatchRange) -> str:
-    """Return the profile in the form ``1:4:16``."""
-    return f"{batch.min}:{batch.opt}:{batch.max}"
+    if batch.max > LARGEST_BATCH:
+        raise InputError(f"batch={batch}: the graph accepts at most {LARGEST_BATCH} slices")

@@ -110,47 +110,27 @@ def traced(
     return to_onnx(
         model,
         (example,),
-        opset=opset,
+        opset_version=opset,
         input_names=["hu"],
         output_names=list(OUTPUTS),
         dynamic_shapes={"hu": {0: BATCH}},
-        translations=translations,
+        custom_translation_table=translations,
     )
 
 
 def to_onnx(
-    module: torch.nn.Module,
-    inputs: tuple[torch.Tensor, ...],
-    *,
-    opset: int,
-    input_names: list[str],
-    output_names: list[str],
-    dynamic_shapes: dict[str, Any],
-    translations: dict[Any, Callable[..., Any]] | None = None,
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], **options: Any
 ) -> onnx_ir.Model:
     """Trace a module with torch.export and convert it to ONNX without optimisation.
 
     Args:
         module: module in evaluation mode.
         inputs: example inputs.
-        opset: version of the ONNX operator set.
-        input_names: names of the graph's inputs.
-        output_names: names of the graph's outputs.
-        dynamic_shapes: as in ``torch.export``.
-        translations: functions that translate torch ops to ONNX, by op.
+        options: further arguments of ``torch.onnx.export``.
     """
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
-            module,
-            inputs,
-            dynamo=True,
-            opset_version=opset,
-            input_names=input_names,
-            output_names=output_names,
-            dynamic_shapes=dynamic_shapes,
-            custom_translation_table=translations,
-            optimize=False,
-            verbose=False,
+            module, inputs, dynamo=True, optimize=False, verbose=False, **options
         )
     assert program is not None
     return program.model

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 import onnxscript
@@ -22,9 +23,11 @@ from clinreadnet.runtime.backends.onnxruntime import installed_version
 from clinreadnet.runtime.bundle.files import digest
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import Artifact, BatchRange, BuiltOn, Golden
-from clinreadnet.runtime.gpu import driver_version, find_gpus
-from clinreadnet.runtime.verdict import current_platform
+from clinreadnet.runtime.verdict import this_machine
 from clinreadnet.verify.run import golden_evidence, verify_artifact
+
+if TYPE_CHECKING:  # the request is checked with the engines' options
+    from clinreadnet.export.request import GraphRequest
 
 ALONE = BatchRange(1, 1, 1)
 """Profile of graphs with dynamic scales: single slices, so that slices do not affect each other."""
@@ -33,41 +36,48 @@ SEARCH_SLICES = 3
 
 
 class Graphs:
-    """Writes the ONNX graphs of a bundle. Graphs that are only sources go to ``scratch``."""
+    """Writes the ONNX graphs of a bundle and their manifest entries.
+
+    Args:
+        model: float32 network in evaluation mode.
+        request: the graphs that are wanted.
+        golden: entry of the golden slices, which are written already.
+        folder: folder of the bundle.
+        scratch: folder of graphs that are only sources of others.
+        bar: progress display.
+        note: called with one line for each graph that exceeds its budget.
+    """
 
     def __init__(
         self,
         model: ClinReadNet,
+        request: GraphRequest,
+        golden: Golden,
         folder: Path,
         scratch: Path,
-        golden: Golden,
-        batch: BatchRange,
-        auto_islands: bool,
-        fused_attention: bool,
         bar: Progress,
         note: Callable[[str], None],
     ) -> None:
-        self._model, self._folder, self._scratch = model, folder, scratch
-        self._golden, self._batch, self._auto = golden, batch, auto_islands
-        self._fused = fused_attention
+        self.folder = folder
+        self._model, self._request, self._golden, self._scratch = model, request, golden, scratch
         self._bar, self._note = bar, note
         self._files: dict[str, Path] = {}
         self._islands: dict[str, tuple[str, ...]] = {}
 
-    def write(self, precisions: Sequence[str]) -> list[Artifact]:
-        """Write the graphs of ``precisions``; return their entries.
+    def write(self) -> list[Artifact]:
+        """Write the graphs of the request; return their entries.
 
         Raises:
             CheckFailed: all graphs exceed their budgets.
         """
-        wanted = dict.fromkeys(PRECISIONS[p].graph for p in precisions)
+        wanted = dict.fromkeys(PRECISIONS[p].graph for p in self._request.precisions)
         task = self._bar.add_task("Exporting ONNX graphs", total=len(wanted))
         artifacts = []
         for precision in wanted:
             self._bar.update(task, description=f"Exporting the {precision} graph")
-            artifact = self._entry(precision, self._write(precision, self._folder))
+            artifact = self._entry(precision, self._write(precision, self.folder))
             if PRECISIONS[precision].quantized and (reason := self._missed(artifact)):
-                (self._folder / artifact.file).unlink()
+                (self.folder / artifact.file).unlink()
                 self._note(f"no {precision} graph: {reason}")
             else:
                 artifacts.append(artifact)
@@ -92,10 +102,10 @@ class Graphs:
             task = self._bar.add_task(f"Calibrating {precision}", total=None)
             quantize(source, path, precision=precision, hu=calibration_slices())
             self._bar.remove_task(task)
-        elif self._auto and precision in lowered_precisions():
+        elif self._request.auto_islands and precision in lowered_precisions():
             self._lower(precision, path)
         else:
-            fused = self._fused and precision in lowered_precisions()
+            fused = self._request.fused_attention and precision in lowered_precisions()
             export_onnx(self._model, path, precision=precision, fused_attention=fused)
         self._files[precision] = path
         return path
@@ -105,7 +115,7 @@ class Graphs:
 
     def _lower(self, precision: str, path: Path) -> None:
         source = onnx.load(self._source("fp32"))
-        golden = read_golden(self._folder, self._golden, first=SEARCH_SLICES)
+        golden = read_golden(self.folder, self._golden, first=SEARCH_SLICES)
         task = self._bar.add_task(f"Searching the float32 islands of {precision}", total=None)
         islands = find_islands(
             source, precision, golden["hu"], golden, lambda: self._bar.advance(task)
@@ -128,35 +138,26 @@ class Graphs:
             toolchain["nvidia-modelopt"] = version("nvidia-modelopt")
         if PRECISIONS[precision].dynamic:
             toolchain["onnxruntime"] = str(installed_version())
+        machine = this_machine()
         return Artifact(
             file=path.name,
             kind="onnx",
             precision=precision,
             sha256=digest(content),
             size=len(content),
-            batch=ALONE if PRECISIONS[precision].dynamic else self._batch,
+            batch=ALONE if PRECISIONS[precision].dynamic else self._request.batch,
             toolchain=toolchain,
-            built_on=built_on(),
+            built_on=BuiltOn(machine.platform, machine.gpu, machine.driver),
             fp32_islands=self._islands.get(_lowered(precision), ()),
         )
 
     def _missed(self, artifact: Artifact) -> str | None:
         """Return why a graph exceeds its budget, or None."""
-        evidence = golden_evidence(read_golden(self._folder, self._golden))
-        parity = verify_artifact(self._folder, artifact, evidence)
+        evidence = golden_evidence(read_golden(self.folder, self._golden))
+        parity = verify_artifact(self.folder, artifact, evidence)
         return None if parity.status == "passed" else parity.reason
 
 
 def _lowered(precision: str) -> str:
     """Return the source precision of a quantised graph, otherwise the precision itself."""
     return PRECISIONS[precision].source or precision
-
-
-def built_on() -> BuiltOn:
-    """Return the manifest's description of this machine."""
-    gpus = find_gpus()
-    return BuiltOn(
-        platform=current_platform(),
-        gpu=gpus[0].name if gpus else None,
-        driver=driver_version(),
-    )

@@ -8,6 +8,7 @@ sums inside a product are float32.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -151,9 +152,12 @@ def find_islands(
 
 def float32_products(model: onnx.ModelProto, islands: Sequence[str]) -> dict[str, int]:
     """Count the products among islands, by TensorRT's kind of layer."""
-    kept = set(islands)
-    kinds = [_PRODUCTS[n.op_type] for n in model.graph.node if n.name in kept & _named(model)]
-    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+    kinds = Counter(
+        _PRODUCTS[node.op_type]
+        for node in model.graph.node
+        if node.op_type in _PRODUCTS and node.name in islands
+    )
+    return dict(sorted(kinds.items()))
 
 
 def bisect(candidates: Sequence[str], passes: Callable[[Sequence[str]], bool]) -> list[str]:
@@ -170,10 +174,6 @@ def bisect(candidates: Sequence[str], passes: Callable[[Sequence[str]], bool]) -
         return first + second
 
     return explain([], False, list(candidates))
-
-
-def _named(model: onnx.ModelProto) -> set[str]:
-    return {node.name for node in model.graph.node if node.op_type in _PRODUCTS}
 
 
 def _rename(nodes: list[onnx.NodeProto], old: str, new: str) -> None:

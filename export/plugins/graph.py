@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import onnx_ir
 import torch
 import triton
 from onnx import helper
-from onnxscript import values
+from onnxscript import opset20, values
 from torch import Tensor, nn
 
 from clinreadnet.errors import CheckFailed
@@ -48,12 +48,8 @@ kernel that was compiled ahead of time."""
 _CHANNELS_LAST, _CHANNELS_FIRST = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
-@dataclass
-class _Calls:
-    """Ops of a traced network, in order."""
-
-    ops: list[str] = field(default_factory=list)
-    constants: list[dict[str, Any]] = field(default_factory=list)
+_Call = tuple[str, dict[str, Any]]
+"""Op of a traced network, with its constants."""
 
 
 def export_plugin_graph(model: ClinReadNet, path: str | os.PathLike[str], *, plan: Plan) -> None:
@@ -68,7 +64,7 @@ def export_plugin_graph(model: ClinReadNet, path: str | os.PathLike[str], *, pla
         CheckFailed: the layers of the plan are not these ops in the network.
     """
     row = PRECISIONS[plan.precision]
-    calls = _Calls()
+    calls: list[_Call] = []
     with _with_ops(lowered(model, getattr(torch, row.torch_dtype)), plan) as network:
         graph = traced(network, row.opset, _translations(calls))
     nodes = [node for node in graph.graph if node.domain == NAMESPACE]
@@ -161,7 +157,7 @@ def _planned(model: ClinReadNet, plan: Plan) -> list[tuple[str, PluginNode]]:
     return [(name, node) for _, _, name, node in sorted(calls, key=lambda call: call[:2])]
 
 
-def _translations(calls: _Calls) -> dict[Any, Callable[..., Any]]:
+def _translations(calls: list[_Call]) -> dict[Any, Callable[..., Any]]:
     """Return functions that translate each op to a node of our domain and record the call."""
     domain = values.Opset(NAMESPACE, _OPSET)
     return {
@@ -170,7 +166,7 @@ def _translations(calls: _Calls) -> dict[Any, Callable[..., Any]]:
     }
 
 
-def _translation(op: str, domain: Any, calls: _Calls) -> Callable[..., Any]:
+def _translation(op: str, domain: Any, calls: list[_Call]) -> Callable[..., Any]:
     schema = onnx.defs.OpSchema
     any_float = ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"]
     node = values.Op(
@@ -194,8 +190,7 @@ def _translation(op: str, domain: Any, calls: _Calls) -> Callable[..., Any]:
     )
 
     def write(*tensors: Any, **constants: Any) -> Any:
-        calls.ops.append(op)
-        calls.constants.append(constants)
+        calls.append((op, constants))
         out = node(*tensors)
         if not OPS[op].channels_last:
             return out
@@ -204,27 +199,21 @@ def _translation(op: str, domain: Any, calls: _Calls) -> Callable[..., Any]:
         half = [(int(side) + 1) // 2 for side in (height, width)]
         out.dtype = tensors[1].dtype
         out.shape = onnx_ir.Shape([batch, *half, tensors[1].shape[0]])
-        return _transpose(out, _CHANNELS_FIRST)
+        return opset20.Transpose(out, perm=list(_CHANNELS_FIRST))
 
     return write
 
 
-def _transpose(tensor: Any, order: Sequence[int]) -> Any:
-    from onnxscript import opset20
-
-    return opset20.Transpose(tensor, perm=list(order))
-
-
 def _name_nodes(
-    nodes: Sequence[onnx_ir.Node], calls: _Calls, planned: Sequence[tuple[str, PluginNode]]
+    nodes: Sequence[onnx_ir.Node], calls: list[_Call], planned: Sequence[tuple[str, PluginNode]]
 ) -> None:
     """Check that each node is the planned one, and name it after plugin and layer."""
-    if calls.ops != [node.op for _, node in planned]:
+    called, wanted = [op for op, _ in calls], [node.op for _, node in planned]
+    if called != wanted:
         raise CheckFailed(
-            f"the network calls {calls.ops}, the plan has {[node.op for _, node in planned]}; "
-            "name other ops as `plugins`"
+            f"the network calls {called}, the plan has {wanted}; name other ops as `plugins`"
         )
-    for node, constants, (name, plugin) in zip(nodes, calls.constants, planned, strict=True):
+    for node, (_, constants), (name, plugin) in zip(nodes, calls, planned, strict=True):
         shape = plugin.source.shape
         baked: dict[str, Any] = {"window": shape.window, "shift": shape.shift}
         baked |= {"eps": LAYER_NORM_EPS, "lowest": None, "span": None}
@@ -232,13 +221,8 @@ def _name_nodes(
         if wrong:
             raise CheckFailed(f"{name}: the network has {wrong}, the kernel is of {baked}")
         node.op_type, node.name = plugin.name, name
-        for key, value in _ATTRIBUTES.items():
-            node.attributes.add(onnx_ir.Attr(key, _attribute_type(value), value))
-
-
-def _attribute_type(value: str | int) -> onnx_ir.AttributeType:
-    kinds = onnx_ir.AttributeType
-    return kinds.INT if isinstance(value, int) else kinds.STRING
+        for attribute in onnx_ir.convenience.convert_attributes(_ATTRIBUTES):
+            node.attributes.add(attribute)
 
 
 class _Bodies(nn.Module):
@@ -263,13 +247,13 @@ class _Bodies(nn.Module):
 
 def _bodies(
     nodes: Sequence[onnx_ir.Node],
-    calls: _Calls,
+    calls: list[_Call],
     planned: Sequence[tuple[str, PluginNode]],
     opset: int,
 ) -> list[onnx.FunctionProto]:
     """Return an ONNX function for each plugin: the reference, traced at the shape."""
     plugin_nodes: dict[str, tuple[onnx_ir.Node, str, dict[str, Any]]] = {}
-    for node, constants, (_, plugin) in zip(nodes, calls.constants, planned, strict=True):
+    for node, (_, constants), (_, plugin) in zip(nodes, calls, planned, strict=True):
         plugin_nodes.setdefault(plugin.name, (node, plugin.op, constants))
     tensors: list[Tensor] = []
     shapes: list[dict[int, Any]] = []
@@ -289,7 +273,7 @@ def _bodies(
     graph = to_onnx(
         module.eval(),
         tuple(tensors),
-        opset=opset,
+        opset_version=opset,
         input_names=[name for item in names.values() for name in item],
         output_names=[f"{name}.out" for name in plugin_nodes],
         dynamic_shapes={"tensors": tuple(shapes)},

@@ -158,9 +158,7 @@ def without_hidden(ptx: str, entry: str, hidden: int) -> str:
     Raises:
         CheckFailed: the kernel does not exist, or it reads one of the parameters.
     """
-    head = re.search(_ENTRY.format(entry=re.escape(entry)), ptx)
-    if head is None:
-        raise CheckFailed(f"{entry}: not a kernel of this PTX")
+    head = _head(ptx, entry)
     parameters = [parameter.strip() for parameter in head["parameters"].split(",")]
     kept, cut = parameters[: len(parameters) - hidden], parameters[len(parameters) - hidden :]
     body = ptx[head.end() :]
@@ -177,7 +175,12 @@ def parameter_count(ptx: str, entry: str) -> int:
     Raises:
         CheckFailed: the kernel does not exist.
     """
+    return len(_head(ptx, entry)["parameters"].split(","))
+
+
+def _head(ptx: str, entry: str) -> re.Match[str]:
+    """Return the match of a kernel's name and parameters."""
     head = re.search(_ENTRY.format(entry=re.escape(entry)), ptx)
     if head is None:
         raise CheckFailed(f"{entry}: not a kernel of this PTX")
-    return len(head["parameters"].split(","))
+    return head

@@ -198,8 +198,6 @@ def plan_graphs(
     wanted: Sequence[str],
     precisions: Sequence[str],
     targets: Sequence[str],
-    *,
-    portable: bool,
     note: Callable[[str], None],
 ) -> list[Plan]:
     """Compile and check the kernels of each graph before anything is written.
@@ -208,8 +206,7 @@ def plan_graphs(
         model: network.
         wanted: requested ops, or ``ALL``.
         precisions: precisions of the engines. Engines of the same source graph share its plan.
-        targets: architectures of the engines.
-        portable: whether the engines are for every GPU since Ampere.
+        targets: architectures of the kernels; ``PORTABLE`` if empty.
         note: called with one line for each kernel that is not a plugin.
 
     Raises:
@@ -221,9 +218,7 @@ def plan_graphs(
     check_precisions(ops if named else (), precisions)
     plans = []
     for precision in dict.fromkeys(PRECISIONS[p].graph for p in precisions):
-        plan = make_plan(
-            model.config, ops, precision, (PORTABLE,) if portable else targets, named=named
-        )
+        plan = make_plan(model.config, ops, precision, targets, named=named)
         check_driver(plan)
         for name, reason in plan.native.items():
             note(f"{name} ({precision}) is not a plugin: {reason}")

@@ -125,20 +125,16 @@ def _register(trt: ModuleType, module: Any, key: tuple[str, str], kernel: Plugin
     # TensorRT reads names and types from ``__signature__``, which mypy does not know.
     tensor: Any = module.TensorDesc
     text: Any = str | bytes
+    returned: Any = tuple  # of types that are only known at run time
     describe.__signature__ = _signature(  # type: ignore[attr-defined]
         dict.fromkeys(names, tensor), tensor
     )
     implement.__signature__ = _signature(  # type: ignore[attr-defined]
-        {**dict.fromkeys(names, tensor), "outputs": _tuple(tensor), "tactic": int},
-        _tuple(text, text, module.KernelLaunchParams, module.SymExprs),
+        {**dict.fromkeys(names, tensor), "outputs": returned[tensor], "tactic": int},
+        returned[text, text, module.KernelLaunchParams, module.SymExprs],
     )
     module.register(plugin, lazy_register=False)(describe)
     module.aot_impl(plugin)(implement)
-
-
-def _tuple(*types: Any) -> Any:
-    """Return ``tuple[...]`` of types that are only known at run time."""
-    return tuple.__class_getitem__(types)
 
 
 def _signature(parameters: Mapping[str, Any], returned: Any) -> inspect.Signature:

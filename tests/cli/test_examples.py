@@ -269,7 +269,7 @@ def test_examples_run(
     if command in ("check-graph", "export") and stub is None:
         request.getfixturevalue("quick")
     if command == "export" and stub is None:
-        monkeypatch.setattr("clinreadnet.export.bundle.load_flavour", no_tensorrt)
+        monkeypatch.setattr("clinreadnet.export.request.load_flavour", no_tensorrt)
     if command == "export-kernels":
         kernels = import_module("clinreadnet.export.kernels")
         stem = kernels.sources("small")[:1]

@@ -20,12 +20,14 @@ from clinreadnet.console import progress_bar
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.export import bundle as bundles
 from clinreadnet.export import golden as goldens
-from clinreadnet.export.bundle import parse_batch
+from clinreadnet.export import request as requests
 from clinreadnet.export.engines import options as builds
 from clinreadnet.export.engines.build import EngineBuilder
+from clinreadnet.export.engines.options import parse_batch
 from clinreadnet.export.golden import distinct, write_golden
 from clinreadnet.export.hard_slices import HARD_KINDS
 from clinreadnet.export.onnx import graphs
+from clinreadnet.export.request import EngineRequest, GraphRequest
 from clinreadnet.library import engine_version
 from clinreadnet.model.checkpoint import load_checkpoint, save_checkpoint
 from clinreadnet.model.network import PRESETS, ClinReadNet
@@ -251,9 +253,8 @@ def test_attention_is_fused_in_16_bit_graphs_alone(
             tmp_path / "bundle",
             checkpoint=tiny_checkpoint,
             preset="tiny",
-            precisions=("fp32", "fp16", "bf16"),
-            targets=(),
-            fused_attention=fused,
+            graphs=GraphRequest(("fp32", "fp16", "bf16"), fused_attention=fused),
+            engines=EngineRequest(targets=()),
         )
     assert fused_by_precision == {"fp32": False, "fp16": fused, "bf16": fused}
 
@@ -268,7 +269,10 @@ def test_nothing_is_left_of_a_broken_export(
     monkeypatch.setattr(bundles, "write_golden", lambda path, *rest: path.touch())
     with pytest.raises(KeyboardInterrupt):
         bundles.export_bundle(
-            tmp_path / "bundle", checkpoint=tiny_checkpoint, preset="tiny", targets=()
+            tmp_path / "bundle",
+            checkpoint=tiny_checkpoint,
+            preset="tiny",
+            engines=EngineRequest(targets=()),
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -324,16 +328,16 @@ def test_without_tensorrt(monkeypatch: pytest.MonkeyPatch, targets: tuple[str, .
     def missing(flavour: str) -> None:
         raise FlavourMissing("tensorrt-rtx is not installed; run pip install it")
 
-    monkeypatch.setattr(bundles, "load_flavour", missing)
+    monkeypatch.setattr(requests, "load_flavour", missing)
     notes: list[str] = []
     if targets is None:
-        assert bundles.choose_targets(targets, "tensorrt-rtx", notes.append) == ()
+        assert requests.choose_targets(targets, "tensorrt-rtx", notes.append) == ()
         assert notes == [
             "no engines: tensorrt-rtx is not installed; run pip install it, then export again"
         ]
     else:
         with pytest.raises(FlavourMissing):
-            bundles.choose_targets(targets, "tensorrt-rtx", notes.append)
+            requests.choose_targets(targets, "tensorrt-rtx", notes.append)
 
 
 def test_parse_batch() -> None:

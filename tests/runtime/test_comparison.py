@@ -14,8 +14,6 @@ from clinreadnet.runtime.comparison import (
     run_and_compare,
     run_batch,
     run_slices,
-    slices_outside,
-    usual_norms,
 )
 
 
@@ -116,9 +114,8 @@ def test_one_slice_is_compared_by_itself() -> None:
     comparison = compare_outputs(wrong, reference, Limits(0.02, slice_error=0.02))
     assert comparison.errors["score"] == pytest.approx(0.005)
     assert comparison.slice_errors["score"] == pytest.approx(0.05)
-    assert comparison.worst_slices["score"] == 42
+    assert comparison.by_slice["score"].argmax() == 42
     assert comparison.failures() == ["a slice's score is off by 5.0e-02 (limit 2e-02)"]
-    assert comparison.first_missed() == (42, "a slice's score is off by 5.0e-02 (limit 2e-02)")
-    usual = usual_norms(reference, ["score"])
-    assert slices_outside(wrong, reference, Limits(0.02, slice_error=0.02), usual) == [42]
-    assert compare_outputs(wrong, reference, Limits(0.06, slice_error=0.06)).first_missed() is None
+    assert comparison.outside() == [42]
+    assert comparison.failure_of(42) == "a slice's score is off by 5.0e-02 (limit 2e-02)"
+    assert compare_outputs(wrong, reference, Limits(0.06, slice_error=0.06)).outside() == []

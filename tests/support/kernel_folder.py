@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import triton
@@ -26,5 +27,5 @@ def write_kernels(folder: Path) -> Path:
     index = KernelSet(SCHEMA_VERSION, __version__, triton.__version__, "tiny", (kernel,))
     folder.mkdir(parents=True)
     (folder / kernel.file).write_bytes(code)
-    (folder / INDEX_NAME).write_text(json.dumps(index.to_dict()))
+    (folder / INDEX_NAME).write_text(json.dumps(asdict(index)))
     return folder

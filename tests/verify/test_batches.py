@@ -138,6 +138,26 @@ def test_a_mistake_in_some_batches_is_named_with_slice_and_output(
         assert "batch 1" not in failures
 
 
+def test_a_slice_that_fails_in_several_batches_is_named_once() -> None:
+    images = slices_of(10)
+    slices = GoldenSlices(images)
+    expected = reference(images)
+    fifth = expected["score"][5]
+
+    def wrong(hu: NDArray[Any]) -> Outputs:
+        out = {name: value.copy() for name, value in reference(hu[:, 0]).items()}
+        out["score"][out["score"] == fifth] += 0.5
+        return out
+
+    failures = batch_failures(
+        run_batches(wrong, slices, PROFILE), expected, Limits(1, slice_error=1e-2), slices.name
+    )
+    assert len(failures) > 1
+    first, *others = failures.values()
+    assert first.startswith("batch 16, position 5, golden slice 5: a slice's score is off by")
+    assert all(text.endswith(", the same slice") for text in others), others
+
+
 def test_a_slice_may_not_depend_on_its_neighbours() -> None:
     """A leak within the budget of 8 bits is visible if the same slice runs in another place."""
     images = slices_of(10)

@@ -9,8 +9,9 @@ from onnx import TensorProto, helper
 from support.tiny_bundle import make_graph, reference
 
 from clinreadnet.runtime.bundle.manifest import BatchRange
+from clinreadnet.verify.compare import Evidence
 from clinreadnet.verify.emulate import without_quantisers
-from clinreadnet.verify.graph import Evidence, verify_graph
+from clinreadnet.verify.graph import verify_graph
 from clinreadnet.verify.reference import GoldenSlices
 
 HU = np.random.default_rng(0).normal(40, 300, (3, 512, 512)).astype(np.int16)

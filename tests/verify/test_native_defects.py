@@ -19,7 +19,8 @@ from clinreadnet.runtime.backends.native import NativeBackend
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.golden import read_golden
 from clinreadnet.runtime.bundle.manifest import CHECKPOINT_NAME, BatchRange, Parity
-from clinreadnet.verify.graph import Evidence, judge_runs
+from clinreadnet.verify.compare import Evidence
+from clinreadnet.verify.graph import judge_runs
 
 pytestmark = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="needs a C++ compiler"

@@ -20,7 +20,8 @@ from clinreadnet.cli import app
 from clinreadnet.errors import CheckFailed, InputError
 from clinreadnet.runtime.bundle.files import digest, load_manifest, write_manifest
 from clinreadnet.runtime.bundle.manifest import CHECKPOINT_NAME, BatchRange
-from clinreadnet.verify.compare import METRICS, compare
+from clinreadnet.verify.compare import METRICS, Evidence, compare
+from clinreadnet.verify.reference import GoldenSlices
 from clinreadnet.verify.run import verify_folder, verify_golden
 
 FP32, FP16 = "clinreadnet.fp32.onnx", "clinreadnet.fp16.onnx"
@@ -209,6 +210,7 @@ def outputs_of(score: list[float]) -> dict[str, np.ndarray]:
 
 LABELS = np.asarray([0.0, 1.0, 2.0, 3.0, 4.0])
 SCORES = [0.1, 1.1, 2.1, 2.9, 3.9]
+EVIDENCE = Evidence(GoldenSlices(np.zeros((5, 512, 512), np.int16)), outputs_of(SCORES), LABELS)
 
 
 @pytest.mark.parametrize(
@@ -224,14 +226,14 @@ SCORES = [0.1, 1.1, 2.1, 2.9, 3.9]
     ],
 )
 def test_budgets(precision: str, score: list[float], failure: str | None) -> None:
-    parity = compare(precision, outputs_of(score), outputs_of(SCORES), LABELS)
+    parity = compare(precision, outputs_of(score), EVIDENCE)
     assert parity.status == ("passed" if failure is None else "failed"), parity.reason
     assert failure is None or failure in str(parity.reason)
 
 
 def test_worst_slice_is_the_worst() -> None:
     other = [*SCORES[:2], SCORES[2] + 0.003, *SCORES[3:]]
-    parity = compare("fp16", outputs_of(other), outputs_of(SCORES), LABELS)
+    parity = compare("fp16", outputs_of(other), EVIDENCE)
     assert parity.worst_score_difference == pytest.approx(0.003)
 
 

@@ -134,7 +134,11 @@ def artifacts_of(name: str, manifest: Manifest) -> list[Artifact]:
 
 
 def open_backend(
-    name: str, bundle: str | os.PathLike[str], manifest: Manifest, options: SessionOptions
+    name: str,
+    bundle: str | os.PathLike[str],
+    manifest: Manifest,
+    options: SessionOptions,
+    artifact: Artifact | None = None,
 ) -> LoadedBackend:
     """Load the artifact that suits a backend best on this machine.
 
@@ -142,7 +146,8 @@ def open_backend(
         name: one of ``BACKENDS``.
         bundle: the bundle's folder.
         manifest: its manifest.
-        options: options of the session.
+        options: options of the session. If memory runs out, a smaller batch is used.
+        artifact: the artifact to load, without a choice.
 
     Raises:
         BackendUnavailable: the backend cannot run any artifact of this bundle on this machine.
@@ -150,27 +155,8 @@ def open_backend(
             changed or damaged.
         InputError: the bundle does not support ``options``.
     """
-    artifacts = artifacts_of(name, manifest)
+    artifacts = artifacts_of(name, manifest) if artifact is None else [artifact]
     return LOADERS[name].open(name, Path(bundle), manifest, options, artifacts)
-
-
-def open_artifact(
-    name: str,
-    bundle: str | os.PathLike[str],
-    manifest: Manifest,
-    artifact: Artifact,
-    options: SessionOptions,
-) -> LoadedBackend:
-    """Load an artifact as a session does. Raises the errors of `open_backend`.
-
-    Args:
-        name: name of the backend.
-        bundle: the bundle's folder.
-        manifest: its manifest.
-        artifact: entry of the artifact in the manifest.
-        options: options of a session. If memory runs out, a smaller batch is used.
-    """
-    return LOADERS[name].open(name, Path(bundle), manifest, options, [artifact])
 
 
 def _open_checkpoint(
@@ -271,16 +257,8 @@ def _open_engine(
         lean = True
     machine = this_machine(str(trt.__version__), lean=lean, device=options.device)
     judged = [
-        (
-            worst(
-                (
-                    verdict(engine, machine, options.batch),
-                    record_verdict(engine, name, machine),
-                )
-            ),
-            engine,
-        )
-        for engine in engines
+        (worst((verdict(e, machine, options.batch), record_verdict(e, name, machine))), e)
+        for e in engines
     ]
     judgement, artifact = min(judged, key=lambda pair: pair[0].validity)  # the first of equal ones
     if judgement.validity == Validity.INVALID:

@@ -79,8 +79,8 @@ def start_session(
     *,
     threads: int | None = None,
     file: str = "ONNX graph",
-) -> Any:
-    """Start a session of ONNX Runtime.
+) -> tuple[Any, np.dtype[Any]]:
+    """Start a session of ONNX Runtime; also return the float type of the graph's input.
 
     Args:
         onnxruntime: the module.
@@ -113,18 +113,13 @@ def start_session(
             f"{provider} is installed but does not start here; run `clinreadnet doctor`"
         )
     ports = session.get_inputs()
-    check_interface(
+    dtype = check_interface(
         file,
         [port.name for port in ports],
         _INPUT_DTYPES.get(ports[0].type) if ports else None,
         [port.name for port in session.get_outputs()],
     )
-    return session
-
-
-def input_dtype(session: Any) -> np.dtype[Any]:
-    """Return the float type of the input of `start_session`'s graph."""
-    return np.dtype(_INPUT_DTYPES[session.get_inputs()[0].type])
+    return session, dtype
 
 
 class OnnxRuntimeBackend:
@@ -142,10 +137,9 @@ class OnnxRuntimeBackend:
         file: str = "ONNX graph",
     ) -> None:
         """Load a graph; arguments and errors as in `start_session`."""
-        self._session: Any = start_session(
+        self._session, self.dtype = start_session(
             import_onnxruntime(CPU), model, CPU, {}, threads=threads, file=file
         )
-        self.dtype = input_dtype(self._session)
 
     def run(self, hu: ArrayLike) -> Outputs:
         """Run the network once; see `clinreadnet.runtime.backends.loading.Backend.run`."""

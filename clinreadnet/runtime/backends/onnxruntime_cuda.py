@@ -18,12 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from clinreadnet.errors import BackendError, BackendUnavailable, DeviceLost, OutOfMemory, first_line
 from clinreadnet.runtime.backends.graphs import runtime_error, to_feed
-from clinreadnet.runtime.backends.onnxruntime import (
-    CUDA,
-    import_onnxruntime,
-    input_dtype,
-    start_session,
-)
+from clinreadnet.runtime.backends.onnxruntime import CUDA, import_onnxruntime, start_session
 from clinreadnet.runtime.bundle.manifest import OUTPUT_INFOS
 from clinreadnet.runtime.scores import Outputs
 from clinreadnet.spec import SIZE
@@ -119,7 +114,7 @@ class OnnxRuntimeCudaBackend:
         wanted = [settings | {"enable_cuda_graph": "1"}] if self._graphs else []
         for tried in [*wanted, settings]:
             try:
-                self._session = start_session(
+                self._session, self.dtype = start_session(
                     self._onnxruntime, model, CUDA, tried, file=self._file
                 )
                 break
@@ -127,7 +122,6 @@ class OnnxRuntimeCudaBackend:
                 if tried is settings:
                     raise
                 self._without_graphs(error)
-        self.dtype = input_dtype(self._session)
 
     def _without_graphs(self, reason: Exception) -> None:
         self._graphs = False

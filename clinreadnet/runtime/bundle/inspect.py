@@ -6,13 +6,12 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from clinreadnet.console import Column, fitted_table
+from clinreadnet.console import Column, fitted_table, print_lines
 from clinreadnet.errors import InputError, visible
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.graph import read_graph
@@ -110,10 +109,6 @@ class Contents:
     problems: tuple[str, ...]
     research_use: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what ``--json`` prints."""
-        return asdict(self)
-
 
 def inspect_bundle(
     bundle: str | os.PathLike[str], trusted_keys: Sequence[KeyFile] | None = None
@@ -181,28 +176,19 @@ def runs_on(artifact: Artifact) -> str:
 def print_contents(contents: Contents, console: Console) -> None:
     """Print the bundle as a table, then what is wrong with it."""
     state = "verified" if contents.verified else "NOT verified"
-    console.print(
-        visible(
-            f"{contents.bundle}: {state}, {'' if contents.signed else 'not '}signed, "
-            f"{megabytes(contents.bytes)}, made {contents.created} by clinreadnet "
-            f"{contents.clinreadnet_version}"
-        ),
-        soft_wrap=True,
-        highlight=False,
-    )
     judged = (
         "no slice is judged to be in domain"
         if contents.novelty_threshold is None
         else f"novel above {contents.novelty_threshold:.3g}"
     )
-    console.print(
-        visible(
-            f"preset {contents.preset}, {contents.parameters / 1e6:.1f} M parameters, weights "
-            f"{contents.weights_sha256[:12]}, {judged}, {contents.golden_slices} golden slices"
-        ),
-        soft_wrap=True,
-        highlight=False,
-    )
+    for line in (
+        f"{contents.bundle}: {state}, {'' if contents.signed else 'not '}signed, "
+        f"{megabytes(contents.bytes)}, made {contents.created} by clinreadnet "
+        f"{contents.clinreadnet_version}",
+        f"preset {contents.preset}, {contents.parameters / 1e6:.1f} M parameters, weights "
+        f"{contents.weights_sha256[:12]}, {judged}, {contents.golden_slices} golden slices",
+    ):
+        print_lines(console, visible(line))
     listed = contents.entries
     names = [visible(entry.file) for entry in listed]
     columns = [
@@ -219,7 +205,7 @@ def print_contents(contents: Contents, console: Console) -> None:
     ]
     console.print(fitted_table(console, "file", names, columns, most=max(map(len, names))))
     for file, machines in dict.fromkeys((entry.file, entry.runs_on) for entry in contents.entries):
-        console.print(visible(f"{file}: {machines}"), soft_wrap=True, highlight=False)
+        print_lines(console, visible(f"{file}: {machines}"))
     failed = [
         f"{entry.file}, {entry.precision}: failed with {run.backend} on {run.hardware}: "
         f"{run.reason}"
@@ -227,8 +213,7 @@ def print_contents(contents: Contents, console: Console) -> None:
         for run in entry.runs
         if run.status == "failed"
     ]
-    for problem in (*failed, *contents.problems):
-        console.print(visible(problem), soft_wrap=True, highlight=False)
+    print_lines(console, *map(visible, (*failed, *contents.problems)))
     console.print(contents.research_use, highlight=False)
 
 

@@ -40,6 +40,10 @@ class BatchRange:
     opt: Annotated[int, Meta(ge=1)]
     max: Annotated[int, Meta(ge=1, le=limits.LARGEST_BATCH)]
 
+    def __str__(self) -> str:
+        """Return the range in the form ``1:4:16``."""
+        return f"{self.min}:{self.opt}:{self.max}"
+
 
 @dataclass(frozen=True)
 class ModelInfo:
@@ -243,6 +247,13 @@ class Artifact:
         return f"{self.file} {self.precision}" if self.kind == "checkpoint" else self.file
 
     @property
+    def files(self) -> tuple[Artifact | LayerReport | PtxFile, ...]:
+        """The artifact and the files beside it: an engine's report, the PTX of a graph."""
+        layers = () if self.layers is None else (self.layers,)
+        ptx = self.plugins.ptx if self.kind == "onnx" and self.plugins is not None else ()
+        return (self, *layers, *ptx)
+
+    @property
     def runs(self) -> tuple[Parity, ...]:
         """All verifications that ran, including ``parity``."""
         records = (*self.records, *([] if self.parity is None else [self.parity]))
@@ -306,8 +317,4 @@ def listed_files(manifest: Manifest) -> Iterator[Listed]:
     """Yield every file that a manifest lists."""
     yield manifest.golden
     for artifact in manifest.artifacts:
-        yield artifact
-        if artifact.layers is not None:
-            yield artifact.layers
-        if artifact.kind == "onnx" and artifact.plugins is not None:
-            yield from artifact.plugins.ptx
+        yield from artifact.files

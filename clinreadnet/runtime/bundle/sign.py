@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clinreadnet import limits
 from clinreadnet.errors import InputError, first_line
-from clinreadnet.files import whole_file
+from clinreadnet.files import read_regular, whole_file
 from clinreadnet.runtime.bundle.files import load_manifest, read_listed
 from clinreadnet.runtime.bundle.format import parse_manifest
 from clinreadnet.runtime.bundle.manifest import listed_files
@@ -18,7 +19,6 @@ from clinreadnet.runtime.bundle.trust import (
     KeyFile,
     check_signature,
     import_serialization,
-    read_key,
     read_manifest,
 )
 
@@ -93,7 +93,7 @@ def _private_key(key: KeyFile) -> Ed25519PrivateKey:
     load = import_serialization()
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    pem = read_key(key)
+    pem = read_regular(key, limits.KEYS)
     try:
         private = load.load_pem_private_key(pem, password=None)
     except Exception as error:  # ValueError, TypeError and the package's own

@@ -148,7 +148,7 @@ def public_keys(files: Sequence[KeyFile]) -> list[Ed25519PublicKey]:
 
     keys = []
     for file in files:
-        pem = read_key(file)
+        pem = read_regular(file, limits.KEYS)
         for block in _PUBLIC_KEY.findall(pem) or [pem]:  # a file can contain several keys
             try:
                 key = load.load_pem_public_key(block)
@@ -176,12 +176,3 @@ def import_serialization() -> Any:
             'signatures need cryptography; run `pip install "clinreadnet[sign]"`'
         ) from None
     return serialization
-
-
-def read_key(file: KeyFile) -> bytes:
-    """Return the bytes of a key file.
-
-    Raises:
-        InputError: the file cannot be read, is not regular, or is larger than ``limits.KEYS``.
-    """
-    return read_regular(file, limits.KEYS)

@@ -414,7 +414,7 @@ def test_stacked_octaves_are_fused(tmp_path: Path, stacked: bool, shift: int, fu
         graph = to_onnx(
             _Attention(shift).eval(),
             (torch.zeros(2, 1, 512, 512),),
-            opset=20,
+            opset_version=20,
             input_names=["hu"],
             output_names=["out"],
             dynamic_shapes={"hu": {0: BATCH}},

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from clinreadnet.cli import app
 from clinreadnet.errors import BackendUnavailable, CheckFailed, InputError, Untrusted
 from clinreadnet.export import bundle as bundles
+from clinreadnet.export import request as requests
 from clinreadnet.export.engines.build import EngineBuilder
 from clinreadnet.export.engines.check import check_graph
 from clinreadnet.export.onnx import graphs
@@ -32,6 +33,7 @@ from clinreadnet.export.onnx.quantization import (
     quantize_dynamically,
     token_layers,
 )
+from clinreadnet.export.request import EngineRequest, GraphRequest
 from clinreadnet.model.checkpoint import load_checkpoint
 from clinreadnet.model.network import PRESETS
 from clinreadnet.precision import PRECISIONS, quantized_precisions
@@ -194,8 +196,8 @@ def test_a_bundle_with_it_is_verified_and_scores(tiny_checkpoint: Path, tmp_path
         out,
         checkpoint=tiny_checkpoint,
         preset="tiny",
-        precisions=["int8-dynamic"],
-        targets=(),
+        graphs=GraphRequest(["int8-dynamic"]),
+        engines=EngineRequest(targets=()),
     )
     assert report.passed, [a.parity and a.parity.reason for a in report.artifacts]
     entry = load_manifest(out).artifact("clinreadnet.int8-dynamic.onnx")
@@ -218,8 +220,8 @@ def test_a_bundle_of_no_graph_is_not_written(
             tmp_path / "bundle",
             checkpoint=tiny_checkpoint,
             preset="tiny",
-            precisions=["int8-dynamic"],
-            targets=(),
+            graphs=GraphRequest(["int8-dynamic"]),
+            engines=EngineRequest(targets=()),
             note=notes.append,
         )
     assert notes == ["no int8-dynamic graph: it is wrong"]
@@ -228,10 +230,12 @@ def test_a_bundle_of_no_graph_is_not_written(
 
 @pytest.mark.parametrize("precisions", [["int8-dynamic"], ["fp32", "int8-dynamic"]])
 def test_no_engine_is_built_of_it(precisions: list[str], tmp_path: Path) -> None:
-    assert "int8-dynamic" not in bundles.choose_engine_precisions(None, precisions)
+    assert "int8-dynamic" not in requests.choose_engine_precisions(None, precisions)
     with pytest.raises(InputError, match="engine_precisions=int8-dynamic: TensorRT has no layers"):
         bundles.export_bundle(
-            tmp_path / "bundle", precisions=precisions, engine_precisions=["int8-dynamic"]
+            tmp_path / "bundle",
+            graphs=GraphRequest(precisions),
+            engines=EngineRequest(precisions=["int8-dynamic"]),
         )
     assert not (tmp_path / "bundle").exists()
 
@@ -276,7 +280,7 @@ def test_only_a_graph_within_its_budget_is_shipped(
     monkeypatch.setattr(graphs, "export_onnx", copy_graph)
     monkeypatch.setattr(graphs, "read_golden", verification.read_golden)  # `few_golden`
     monkeypatch.setattr(bundles, "write_golden", copy_golden)
-    monkeypatch.setattr(bundles, "load_optimizer", lambda: None)
+    monkeypatch.setattr(requests, "load_optimizer", lambda: None)
     monkeypatch.setattr(graphs, "quantize", scale)
     monkeypatch.setattr(graphs, "calibration_slices", list)
     monkeypatch.setattr(graphs, "version", lambda package: "0")
@@ -299,7 +303,11 @@ def test_dynamic_scales_need_onnxruntime(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnxruntime.quantization", None)
     with pytest.raises(InputError, match=r"int8-dynamic needs onnxruntime.*clinreadnet\[cpu\]"):
-        bundles.export_bundle(tmp_path / "bundle", precisions=["int8-dynamic"], targets=())
+        bundles.export_bundle(
+            tmp_path / "bundle",
+            graphs=GraphRequest(["int8-dynamic"]),
+            engines=EngineRequest(targets=()),
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,6 +11,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from clinreadnet.export.bundle import export_bundle
 from clinreadnet.export.plugins import graph as graphs
+from clinreadnet.export.request import EngineRequest, GraphRequest
 from clinreadnet.runtime.bundle.files import load_manifest
 from clinreadnet.runtime.bundle.manifest import BatchRange
 from clinreadnet.verify.run import verify_golden
@@ -39,11 +40,8 @@ def test_a_bundle_has_both_graphs_and_the_ptx(tiny_checkpoint: Path, tmp_path: P
         out,
         checkpoint=tiny_checkpoint,
         preset="tiny",
-        precisions=["fp32"],
-        flavour="tensorrt",
-        targets=(),
-        batch=BatchRange(1, 1, 1),
-        plugins=("sobel_stem",),
+        graphs=GraphRequest(["fp32"], batch=BatchRange(1, 1, 1)),
+        engines=EngineRequest("tensorrt", targets=(), plugins=("sobel_stem",)),
         note=notes.append,
     )
     assert report.passed and notes == []
