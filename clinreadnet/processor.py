@@ -1,4 +1,4 @@
-"""The processor of this machine: its name, its count, and whether it has 8-bit products."""
+"""The processor of this machine: its name, its count, and the products that it has."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ OWN_GROUPS, GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 """Control groups of this process and of the machine (cgroups(7))."""
 _BYTE_PRODUCTS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
 """Flags of the instructions for sums of 8-bit products, on x86 and on ARM."""
+_BFLOAT16_PRODUCTS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Flags of the instructions for products in bfloat16, on x86 and on ARM."""
 
 
 def cpu_name() -> str:
@@ -32,8 +34,17 @@ def processors() -> int:
 
 def multiplies_bytes() -> bool | None:
     """Return whether the processor has instructions for 8-bit products; None if unknown."""
+    return _has(_BYTE_PRODUCTS)
+
+
+def multiplies_bfloat16() -> bool | None:
+    """Return whether the processor has instructions for bfloat16 products; None if unknown."""
+    return _has(_BFLOAT16_PRODUCTS)
+
+
+def _has(instructions: set[str]) -> bool | None:
     flags = _cpu_info("flags") or _cpu_info("Features")
-    return bool(_BYTE_PRODUCTS & set(flags[0].split())) if flags else None
+    return bool(instructions & set(flags[0].split())) if flags else None
 
 
 @functools.cache

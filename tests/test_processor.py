@@ -48,6 +48,23 @@ def test_the_instructions_for_8_bit_products_are_found(
     assert processor.multiplies_bytes() is known
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        pytest.param("flags\t\t: fpu avx512f avx512_bf16\n", True, id="x86"),
+        pytest.param("flags\t\t: fpu avx2\n", False, id="x86-without"),
+        pytest.param("Features\t: fp asimd bf16\n", True, id="arm"),
+        pytest.param("processor\t: 0\n", None, id="not-told"),
+    ],
+)
+def test_the_instructions_for_bfloat16_products_are_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, known: bool | None
+) -> None:
+    monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(text)
+    assert processor.multiplies_bfloat16() is known
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process")
 def test_a_bound_process_counts_its_own_processors() -> None:
     allowed = os.sched_getaffinity(0)

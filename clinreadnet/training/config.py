@@ -45,7 +45,7 @@ class TrainConfig:
     seed: int = 0
     bf16: bool | None = None
     """Run the products in bfloat16 (autocast); edges, softmax, norms and loss stay float32.
-    None: if there is a GPU."""
+    None: if there is a GPU. A processor without bfloat16 instructions runs them in float32."""
     compile: bool = False
     """Compile the network with `torch.compile`: minutes at the start, then faster steps."""
     limit_seconds: float | None = None

@@ -10,14 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from clinreadnet.console import console
+from clinreadnet.console import console, note
 from clinreadnet.errors import InputError
 from clinreadnet.files import check_output, is_temporary, whole_file
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import load_slices
 from clinreadnet.training.distributed import join_ranks
 from clinreadnet.training.recipe import Stage
-from clinreadnet.training.tasks import first_model
+from clinreadnet.training.tasks import first_model, runs_bfloat16
 from clinreadnet.training.trainer import STATE_FILE, Trainer
 
 
@@ -110,6 +110,11 @@ def _run(trainer: Trainer, resume: bool) -> None:
     """Run to the end. A failure leaves either a state to resume or no folder that this run made."""
     out, ranks = trainer.out, trainer.ranks
     missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    if trainer.config.bf16 and ranks.first and not runs_bfloat16(trainer.config, ranks.device):
+        note(
+            "this processor has no bfloat16 instructions, and emulates them slowly: products run "
+            "in float32"
+        )
     if resume:
         trainer.resume()
     try:

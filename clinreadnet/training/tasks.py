@@ -21,6 +21,7 @@ from clinreadnet.model.checkpoint import load_checkpoint
 from clinreadnet.model.network import ClinReadNet, ClinReadNetConfig
 from clinreadnet.model.predict import predict
 from clinreadnet.model.soqn import TileVotes, encode
+from clinreadnet.processor import multiplies_bfloat16
 from clinreadnet.training.batches import Batch, Batches, BatchSource, check_batch_size
 from clinreadnet.training.config import TrainConfig
 from clinreadnet.training.dataset import LabelledSlices
@@ -44,6 +45,22 @@ class Task(Protocol):
 
     def predict(self, model: ClinReadNet, index: Sequence[int]) -> dict[str, NDArray[np.float64]]:
         """Score the held-out slices ``index`` [k] with ``model``: score, probs, quality_map."""
+
+
+def runs_bfloat16(config: TrainConfig, device: torch.device) -> bool:
+    """Return whether the network's products run in bfloat16 on a device.
+
+    A processor without the instructions emulates them, which takes several times as long as
+    float32: there the products stay in float32.
+    """
+    if device.type == "cuda":
+        return config.bf16 is not False
+    return bool(config.bf16) and multiplies_bfloat16() is not False
+
+
+def autocast(config: TrainConfig, device: torch.device) -> torch.autocast:
+    """Return the context in which the network's products run, see `runs_bfloat16`."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=runs_bfloat16(config, device))
 
 
 def make_task(
@@ -196,7 +213,7 @@ class HeadTask:
             parameter.requires_grad_(False)
         model.head.requires_grad_(True)
         self.learner: nn.Module = _HeadLearner(model)
-        self._ranks, self._bf16 = ranks, config.bf16
+        self._config, self._ranks = config, ranks
         mine = np.asarray(ranks.mine(range(len(training))), np.int64)
         held_out = np.asarray(ranks.mine(range(len(validation))), np.int64)
         self._held_out = self._tokens(validation, held_out, "held out")
@@ -227,11 +244,10 @@ class HeadTask:
         """Compute the last tokens of slices: [n, 16, 16, C] float16, on the CPU."""
         cached = torch.empty(0)
         device = self._ranks.device
-        autocast = device.type == "cuda" if self._bf16 is None else self._bf16
         with (
             progress_bar(quiet=not self._ranks.first) as bar,
             torch.inference_mode(),
-            torch.autocast(device.type, torch.bfloat16, enabled=autocast),
+            autocast(self._config, device),
         ):
             for n in bar.track(range(len(index)), description=f"tokens, {what}"):
                 hu = torch.from_numpy(slices.images(index[n : n + 1])).to(device)

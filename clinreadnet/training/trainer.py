@@ -40,7 +40,7 @@ from clinreadnet.training.distributed import Ranks
 from clinreadnet.training.log import EpochRow, TrainingLog
 from clinreadnet.training.loss import LOSSES, tile_loss
 from clinreadnet.training.optimiser import Optimisers
-from clinreadnet.training.tasks import make_task
+from clinreadnet.training.tasks import autocast, make_task, runs_bfloat16
 
 WARMUP_SHARE = 0.05
 """Share of the run in which the learning rate rises linearly."""
@@ -209,7 +209,7 @@ class Trainer:
 
     def train_step(self, batch: Batch) -> Tensor:
         """Take a step on this process's part of a batch; return the loss."""
-        with self._autocast():
+        with autocast(self.config, self.ranks.device):
             probs, tiles = self.learner(batch.inputs)
         loss_of = LOSSES[self.config.loss]
         loss = loss_of(probs.float(), batch.scores).mean()
@@ -228,11 +228,6 @@ class Trainer:
             torch._foreach_lerp_(averages, weights, 1 - decay)
         return loss.detach()
 
-    def _autocast(self) -> torch.autocast:
-        device = self.ranks.device.type
-        wanted = device == "cuda" if self.config.bf16 is None else self.config.bf16
-        return torch.autocast(device, torch.bfloat16, enabled=wanted)
-
     def _held_out(self) -> dict[str, NDArray[np.float64]]:
         """Score the held-out slices with the averaged weights: score, probs, quality_map."""
         count = len(self.validation)
@@ -243,7 +238,7 @@ class Trainer:
             "quality_map": np.zeros((count, MAP_SIDE, MAP_SIDE)),
         }
         if len(index):
-            with self._autocast():
+            with autocast(self.config, self.ranks.device):
                 mine = self.task.predict(self.ema, index)
             for name, values in measures.items():
                 values[index] = mine[name]
@@ -322,6 +317,7 @@ class Trainer:
             "waiting_share": float(np.median([r["waiting_share"] for r in steady])),
             "kept": self.rows[_best(self.rows) if self.config.keep == "best" else -1],
             "device": _device_name(self.ranks.device),
+            "bfloat16": runs_bfloat16(self.config, self.ranks.device),
             "processes": self.ranks.world,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

@@ -20,7 +20,7 @@ from clinreadnet.evaluation.labels import evaluate
 from clinreadnet.model.checkpoint import load_checkpoint, save_checkpoint
 from clinreadnet.model.network import PRESETS, ClinReadNet
 from clinreadnet.model.predict import predict
-from clinreadnet.training import run
+from clinreadnet.training import run, tasks
 from clinreadnet.training import trainer as training
 from clinreadnet.training.batches import Batch
 from clinreadnet.training.config import TrainConfig
@@ -102,6 +102,22 @@ def whole_run(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setitem(PRESETS, "tiny", SMALL)
         train([folder], run, TINY)
     return run
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_processor_that_emulates_bfloat16_trains_in_float32(
+    folder: Path,
+    whole_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tasks, "multiplies_bfloat16", lambda: False)
+    train([folder], tmp_path, replace(TINY, bf16=True))
+    assert "no bfloat16 instructions" in " ".join(capsys.readouterr().err.split())
+    for a, b in zip(weights_of(whole_run), weights_of(tmp_path), strict=True):
+        assert torch.equal(a, b)
+    assert json.loads((tmp_path / "summary.json").read_text())["bfloat16"] is False
 
 
 @pytest.mark.usefixtures("shallow")
