@@ -4,7 +4,8 @@ import os
 import signal
 
 
-def _interrupted(number: int, frame: object) -> None:
+def interrupted(number: int, frame: object) -> None:
+    """Print what `clinreadnet.cli.main` prints of Ctrl-C, and end the process."""
     try:
         os.write(2, b"clinreadnet: interrupted\n")
     finally:
@@ -13,7 +14,7 @@ def _interrupted(number: int, frame: object) -> None:
 
 _before = signal.getsignal(signal.SIGINT)
 if _before is signal.default_int_handler:
-    signal.signal(signal.SIGINT, _interrupted)
+    signal.signal(signal.SIGINT, interrupted)
 
 from clinreadnet.cli import main  # noqa: E402
 

@@ -35,16 +35,8 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """Run the command line. Errors for users become one line and an exit status."""
-    _open_standard_streams()
-    threading.excepthook = _thread_failed
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, _end)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # the terminal's encoding lacks characters
-            stream.reconfigure(errors="backslashreplace")
-    _quiet_libraries()
     try:
+        _prepare()
         _run()
     except ClinReadNetError as error:
         _fail(str(error), error.exit_code)
@@ -65,6 +57,19 @@ def main() -> None:
         _fail(os_error_line(error), 2)
     except MemoryError:
         _fail("memory is full; give fewer files or a smaller batch", 1)
+
+
+def _prepare() -> None:
+    """Set up signals, threads, warnings and the standard streams."""
+    _open_standard_streams()
+    threading.excepthook = _thread_failed
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", None)):
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # the terminal's encoding lacks characters
+            stream.reconfigure(errors="backslashreplace")
+    _quiet_libraries()
 
 
 def _run() -> NoReturn:

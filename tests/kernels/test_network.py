@@ -251,6 +251,7 @@ def compiled_launches(model: ClinReadNet, hu: torch.Tensor) -> list[str]:
     return counted
 
 
+@pytest.mark.whole
 def test_a_compiled_network_computes_no_derived_tensor() -> None:
     """Float16, batch 1: what the weights alone determine is a buffer of the compiled graph."""
     config = replace(PRESETS["small"], depths=(2, 2, 2, 2))  # more blocks are the same again

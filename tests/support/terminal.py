@@ -86,6 +86,7 @@ def fork(
 
 def _child(name: str, folder: str, terminal: str, environment: Mapping[str, str]) -> None:
     from clinreadnet import cli, console
+    from clinreadnet.__main__ import interrupted
     from support.fault_commands import COMMANDS, READERS
 
     os.setsid()
@@ -94,7 +95,7 @@ def _child(name: str, folder: str, terminal: str, environment: Mapping[str, str]
         os.dup2(opened, number)
     os.chdir(folder)
     os.environ.update(environment)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, interrupted)  # as until `main` begins
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)
     # It read the environment when it was made, in the server.
@@ -103,6 +104,7 @@ def _child(name: str, folder: str, terminal: str, environment: Mapping[str, str]
     command.stub()
     sys.argv = ["clinreadnet", *command.arguments.split()]
     print(_PROMPT, flush=True)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     cli.main()
 
 

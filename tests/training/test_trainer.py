@@ -480,6 +480,7 @@ class Recorder(Trainer):
         return loss
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("shallow")
 def test_two_ranks_train_as_one(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

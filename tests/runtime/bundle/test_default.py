@@ -46,6 +46,7 @@ def test_the_shipped_bundle_is_verified_small_and_of_the_shipped_weights() -> No
     assert sum(path.stat().st_size for path in files) < 20 * MEBIBYTE
 
 
+@pytest.mark.whole
 @needs_engine
 def test_verify_passes_it_without_torch() -> None:
     code = (
