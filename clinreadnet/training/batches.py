@@ -174,5 +174,11 @@ class _Gathered(NamedTuple):
 
     def map(self, move: Callable[[Tensor], Tensor]) -> _Gathered:
         """Apply ``move`` to every tensor."""
-        *tensors, draws = self
-        return _Gathered(*map(move, tensors), draws.map(move))
+        return _Gathered(
+            move(self.hu),
+            move(self.scores),
+            move(self.tiles),
+            move(self.weight),
+            move(self.blanked),
+            self.draws.map(move),
+        )
