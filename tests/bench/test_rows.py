@@ -118,6 +118,7 @@ def test_each_missing_backend_is_one_skip_with_its_reason(recorded: tuple[Path, 
     assert "needs PyTorch and the shipped checkpoint" in printed
 
 
+@pytest.mark.whole
 def test_an_artifact_that_is_wrong_is_not_timed(bundle: Path, tmp_path: Path) -> None:
     wrong = write_bundle(tmp_path / "wrong")
     manifest = load_manifest(wrong)

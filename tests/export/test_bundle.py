@@ -121,6 +121,7 @@ def test_hard_slices_follow_the_scored_ones(tiny_bundle: Path) -> None:
     assert np.isfinite(golden["score"]).all() and np.isfinite(golden["novelty"]).all()
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("step", [0.1, 0.001], ids=["apart", "alike"])
 def test_golden_file_is_the_same_each_time(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float

@@ -49,6 +49,7 @@ def kernels(folder: Path) -> list[dict[str, Any]]:
     return json.loads((folder / "kernels.json").read_text())["kernels"]
 
 
+@pytest.mark.whole
 def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[str, Any]]) -> None:
     both: tuple[str, ...] = ("sobel_stem", "sobel_stem_hu", "mlp_48", "mlp_96")
     both += tuple(f"window_attention_shift{shift}" for shift in (0, 4))
@@ -93,6 +94,7 @@ def test_every_kernel_of_the_network_is_there(folder: Path, kernels: list[dict[s
     assert sizes[::2] == sizes[1::2] == [[1, 1024], [1025, 8192], [8193, None]]
 
 
+@pytest.mark.whole
 def test_entries_are_symbols_of_the_machine_code(
     folder: Path, kernels: list[dict[str, Any]]
 ) -> None:
@@ -105,6 +107,7 @@ def test_entries_are_symbols_of_the_machine_code(
             assert architecture and f"sm{architecture[1]}" == kernel["target"]
 
 
+@pytest.mark.whole
 def test_arguments_are_the_parameters_of_the_ptx(
     folder: Path, kernels: list[dict[str, Any]]
 ) -> None:
@@ -118,11 +121,13 @@ def test_arguments_are_the_parameters_of_the_ptx(
             assert int(entry[2]) == kernel["block"][0] == 32 * kernel["num_warps"]
 
 
+@pytest.mark.whole
 def test_files_hold_no_path_of_the_machine_that_made_them(folder: Path) -> None:
     here = str(Path(cubin.__file__).parents[1]).encode()
     assert not any(here in path.read_bytes() for path in folder.iterdir())
 
 
+@pytest.mark.whole
 def test_nothing_spills_and_everything_fits(kernels: list[dict[str, Any]]) -> None:
     for kernel in kernels:
         limit = SHARED_MEMORY[int(kernel["target"].removeprefix("sm"))] * 1024

@@ -40,7 +40,7 @@ def assert_fits(case: Case | None) -> None:
     assert taken.shared <= SHARED_MEMORY[case.capability] * 1024
 
 
-@pytest.mark.sample(every=13)
+@pytest.mark.sample(every=25)
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize(("spec", "dtype", "shape"), shapes("compiled"))
 def test_the_shipped_network_fits(
@@ -49,7 +49,7 @@ def test_the_shipped_network_fits(
     assert_fits(spec.case(capability, dtype, shape))
 
 
-@pytest.mark.sample(every=7)
+@pytest.mark.sample(every=13)
 @pytest.mark.parametrize("capability", [75, 80, 90, 120], ids=lambda c: f"sm_{c}")
 @pytest.mark.parametrize(
     ("spec", "dtype", "shape"), [p for p in shapes("extremes") if "bfloat16" not in p.id]

@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.whole import WHOLE
+
+KERNELS = [] if WHOLE else ["-k", "not test_network and not test_candidates"]
+"""`make test` leaves the network and the tuner, which run these kernels, to `make test-all`."""
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_kernels_in_the_interpreter() -> None:
     folder = Path(__file__).parent
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *KERNELS, str(folder)],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         cwd=folder.parents[1],
         capture_output=True,

@@ -101,7 +101,10 @@ def logged(capfd: pytest.CaptureFixture[str], until: Callable[..., None]) -> Cal
             log += capfd.readouterr().err
             return text in log
 
-        until(holds)
+        try:
+            until(holds)
+        except AssertionError:
+            raise AssertionError(f"{text!r} is not in the log:\n{log}") from None
         return log
 
     return logged

@@ -87,6 +87,7 @@ def test_a_folder_says_that_it_is_wide(folder, records, tmp_path):
         assert plain["images"]["0000.tif"][key] == records["0000.tif"][key]
 
 
+@pytest.mark.whole
 def test_an_image_depends_on_neither_the_count_nor_the_others(folder, records, tmp_path):
     simulate_folder(tmp_path / "fewer", 2, SEED, breadth=WIDE)
     for name in ("0000.tif", "0001.tif"):
@@ -143,6 +144,7 @@ def test_a_scanned_slice_keeps_its_pixels(phantom):
         assert drawn.clean is phantom and drawn.thickness_mm is None
 
 
+@pytest.mark.whole
 def test_a_slice_without_a_scan_gets_no_metal(phantom, monkeypatch):
     monkeypatch.setattr(breadth, "_METAL_SHARES", {"clips": 1.0})
     scanned, original = (
@@ -154,6 +156,7 @@ def test_a_slice_without_a_scan_gets_no_metal(phantom, monkeypatch):
     assert original.slices[0].made.streak_hu == 0
 
 
+@pytest.mark.whole
 def test_a_thick_phantom_is_the_mean_of_thin_ones(phantom):
     thick = thick_phantom(phantom, 3, 2, 5.0)
     around = [draw_phantom(3, 2, 0.4 + offset / 360) for offset in (-2.5, 0.0, 2.5)]

@@ -73,6 +73,7 @@ def test_a_slice_without_a_place_gets_no_metal(phantom):
     assert draw_metal(SCREWS, replace(phantom, hu=soft, structure=soft), rng) is None
 
 
+@pytest.mark.whole
 def test_metal_makes_streaks_and_hardening_is_why(phantom, screws):
     (plain,) = degrade(phantom, Protocol(), stream, [0])
     (streaky,) = degrade(phantom, Protocol(), stream, [0], metal=screws)
@@ -85,6 +86,7 @@ def test_metal_makes_streaks_and_hardening_is_why(phantom, screws):
     assert same.streak_hu < 0.05 * streaky.streak_hu
 
 
+@pytest.mark.whole
 def test_tiles_near_metal_are_the_worst(phantom, screws):
     (plain,) = degrade(phantom, Protocol(), stream, [0])
     (streaky,) = degrade(phantom, Protocol(), stream, [0], metal=screws)

@@ -52,6 +52,7 @@ def copies(everything):
     return everything[SCANS:]
 
 
+@pytest.mark.whole
 def test_twelve_levels_times_views(degraded, everything):
     assert len(degraded) == SCANS == 12 and len(everything) == DEGRADATIONS == SCANS + len(COPIES)
     assert all(made.denoiser is None and made.source is None for made in degraded)
@@ -197,6 +198,7 @@ def test_attenuation_of_water_and_air():
     np.testing.assert_allclose(mu, [[water, 0, 0, 2 * water]], rtol=1e-6)
 
 
+@pytest.mark.whole
 def test_own_noise_of_a_scanned_slice_adds_in_quadrature(phantom):
     rng = np.random.default_rng(4)
     grain = (30 * rng.standard_normal(phantom.hu.shape)).astype(np.float32)

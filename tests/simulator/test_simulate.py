@@ -117,6 +117,7 @@ def scanned(tmp_path_factory):
     return folder
 
 
+@pytest.mark.whole
 def test_own_anatomies_are_degraded(scanned, tmp_path):
     (ref,) = find_slices([scanned])
     scores = simulate_folder(tmp_path / "own", None, 1, scanned=[ref])
@@ -184,6 +185,7 @@ def test_preview_is_a_picture(simulated, tmp_path):
         write_preview(simulated, tmp_path / "sheet.txt")
 
 
+@pytest.mark.whole
 def test_preview_of_one_slice_shows_its_whole_title(tmp_path):
     image = pytest.importorskip("matplotlib.image")
     simulate_folder(tmp_path / "data", 1, SEED, jobs=1)

@@ -80,6 +80,7 @@ def test_every_folder_is_checked_before_the_first_image_is_read(
         load_slices([folder, bad])
 
 
+@pytest.mark.whole
 def test_anatomies_are_found_from_the_images_of_a_simulated_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

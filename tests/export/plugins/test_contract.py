@@ -48,6 +48,7 @@ def calls(binding: RealBinding, *, broken: bool = False) -> list[Call]:
         pytest.skip(str(reason))
 
 
+@pytest.mark.whole
 @pytest.mark.sample(every=2)
 @pytest.mark.parametrize(
     "binding", WITH_PLUGINS[::-1], ids=lambda binding: binding.title.replace(" ", "-")
@@ -81,6 +82,7 @@ def test_both_bindings_answer_the_same() -> None:
     assert rest and all(answers == first for answers in rest)
 
 
+@pytest.mark.whole
 @pytest.mark.sample(every=3)
 @pytest.mark.parametrize("source", SOURCES)
 def test_what_is_built_computes_what_the_oracle_does(source: str) -> None:
@@ -94,6 +96,7 @@ def test_what_is_built_computes_what_the_oracle_does(source: str) -> None:
     assert {name: over for name, over in errors.items() if not over <= 1} == {}
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize(("source", "broken"), BROKEN, ids=["-".join(pair) for pair in BROKEN])
 def test_mistakes_are_seen(source: str, broken: str) -> None:
     """A kernel with a mistake is built and run in the same way."""
@@ -112,6 +115,7 @@ def test_what_no_plugin_can_be_says_why(source: str, precision: str) -> None:
         plugin_contract.kernel(NETWORK, source, precision, TARGET)
 
 
+@pytest.mark.whole
 def test_inputs_of_another_type_are_refused() -> None:
     refused = [call for call in calls(WITH_PLUGINS[-1], broken=True) if "refused" in call.answer]
     assert [call.request.broken for call in refused] == ["typed-otherwise"]

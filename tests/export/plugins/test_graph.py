@@ -115,6 +115,7 @@ def test_a_kernel_that_refuses_a_type_leaves_its_op_native(
     assert operators["stages.0.1.attention.window_attention"] == "window_attention_shift4_128x128x3"
 
 
+@pytest.mark.whole
 @PRECISIONS
 def test_onnx_runtime_computes_what_the_plain_graph_does(
     plain: Callable[[str], Path], plugins: Callable[[str], Path], precision: str
@@ -185,6 +186,7 @@ def test_the_same_weights_give_the_same_bytes(
     assert str(Path.cwd()).encode() not in plugins("fp16").read_bytes()
 
 
+@pytest.mark.whole
 def test_a_network_that_does_not_call_what_is_planned_is_refused(
     tmp_path: Path,
 ) -> None:

@@ -72,7 +72,13 @@ def test_sixteen_callers_get_the_same_bits_and_flat_memory(tmp_path: Path, preci
     "sanitizer, mutations, how",
     [
         pytest.param("none", 2000, {}, id="2000"),
-        pytest.param("sample", 300, SAMPLE, id="sample under sanitizers", marks=needs_sanitizer),
+        pytest.param(
+            "sample",
+            300,
+            SAMPLE,
+            id="sample under sanitizers",
+            marks=[needs_sanitizer, pytest.mark.whole],
+        ),
     ],
 )
 def test_mutated_checkpoints_are_refused_with_one_line(
