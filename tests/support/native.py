@@ -41,8 +41,8 @@ SANITIZERS = {
 SANITIZER = os.environ.get("CLINREADNET_SANITIZER", "none")
 """Sanitizer of the test programs, set by `bench.records.sanitizers`."""
 SAMPLE = {"only": (), "wide": False}
-"""Arguments of `built` for the sanitizers of the sample, which `make test-all` compiles: the reader,
-and one instruction set, take 12 s of processor time."""
+"""Arguments of `built` for the sanitizers of the sample: the reader and one instruction set, which
+take 12 s of processor time."""
 NO_ARM = f"needs {CROSS} and {EMULATOR}: apt-get install g++-aarch64-linux-gnu qemu-user"
 
 

@@ -239,6 +239,7 @@ def test_head(runner: Runner, tokens: int, c: int) -> None:
 
 
 @needs_sanitizer
+@pytest.mark.whole
 def test_a_sample_under_sanitizers() -> None:
     options = SANITIZERS["sample"]
     runner = Runner(built(options=options, **SAMPLE), "plain", ("gcc", *options))
