@@ -20,7 +20,8 @@ WEIGHTS := clinreadnet/weights/small.safetensors
 NATIVE := setup.py $(wildcard kernels/cpu/*.cpp kernels/cpu/*.h kernels/cpu/include/*.h kernels/cpu/recipe.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help build build-at-terminal test test-all fuzz soak faults lint format typecheck docs picture bench \
+.PHONY: help build build-at-terminal test test-all fuzz soak faults lint format \
+	typecheck typecheck-package typecheck-tests docs picture bench \
 	bench-record bench-check report gpu-check gpu-pack native-sanitize \
 	release-check node-load rehearse tables ptx-check defects flavours plugins schema shipped kernel-table clean
 
@@ -77,9 +78,14 @@ format: $(INSTALLED)  ## apply the formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-typecheck: .typecheck/.installed  ## check types
+typecheck: typecheck-package typecheck-tests  ## check types
+
+typecheck-package: .typecheck/.installed
 	MYPYPATH=.typecheck:tests $(BIN)/mypy -p clinreadnet -p bench
-	MYPYPATH=.typecheck:tests:. $(BIN)/mypy --config-file tests/mypy.ini tests release
+
+# With other settings, so with a cache of its own: both can run at once.
+typecheck-tests: .typecheck/.installed
+	MYPYPATH=.typecheck:tests:. $(BIN)/mypy --cache-dir .mypy_cache/tests --config-file tests/mypy.ini tests release
 
 docs: .typecheck/.installed $(VENV)/.docs-installed  ## build the documentation as a site in site/
 	$(BIN)/mkdocs build --strict --quiet
