@@ -121,7 +121,7 @@ def test_the_right_engine_passes(checkpoint: bytes, evidence: Evidence) -> None:
         assert parity.status == "passed", parity.reason
 
 
-@pytest.mark.sample(every=6)
+@pytest.mark.sample(every=12)
 @pytest.mark.parametrize("what, file, old, new, precision", SOURCES, ids=[s[0] for s in SOURCES])
 def test_a_wrong_engine_fails(
     checkpoint: bytes,
