@@ -98,6 +98,7 @@ def logged(capfd: pytest.CaptureFixture[str], until: Callable[..., None]) -> Cal
     def logged(text: str) -> str:
         def holds() -> bool:
             nonlocal log
+            time.sleep(0.5)  # a line that is written while capfd is read can be lost
             log += capfd.readouterr().err
             return text in log
 
