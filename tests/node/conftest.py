@@ -16,6 +16,8 @@ pytest.importorskip("prometheus_client", reason="prometheus-client is not instal
 
 from support.pacs import Pacs
 
+from clinreadnet.errors import visible
+from clinreadnet.node import log
 from clinreadnet.node.config import Destination, NodeConfig
 from clinreadnet.node.node import Node
 from clinreadnet.runtime import Session
@@ -88,24 +90,25 @@ def until() -> Callable[..., None]:
 
 
 @pytest.fixture
-def logged(capfd: pytest.CaptureFixture[str], until: Callable[..., None]) -> Callable[[str], str]:
-    """Return a function that waits until the node's log contains a text, and returns the log.
+def logged(
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    until: Callable[..., None],
+) -> Callable[[str], str]:
+    """Return a function that waits until the node's log contains a text.
 
-    The node logs in threads of its own, a moment after its peer has seen the effect.
+    It returns the log, and what else was written to standard error. The node logs in threads of its
+    own, a moment after its peer has seen the effect. While `capfd` is read it can lose a line that
+    another thread writes, so the lines of the log are kept apart.
     """
-    log = ""
+    lines: list[str] = []
+    monkeypatch.setattr(log, "note", lambda line: lines.append(visible(line)))
 
     def logged(text: str) -> str:
-        def holds() -> bool:
-            nonlocal log
-            time.sleep(0.5)  # a line that is written while capfd is read can be lost
-            log += capfd.readouterr().err
-            return text in log
-
         try:
-            until(holds)
+            until(lambda: any(text in line for line in lines))
         except AssertionError:
-            raise AssertionError(f"{text!r} is not in the log:\n{log}") from None
-        return log
+            raise AssertionError("\n".join([f"{text!r} is not in the log:", *lines])) from None
+        return "\n".join([*lines, capfd.readouterr().err])
 
     return logged
