@@ -30,39 +30,28 @@ def test_the_processor_is_named(
 
 
 @pytest.mark.parametrize(
-    ("text", "known"),
+    ("text", "bytes_known", "bfloat16_known"),
     [
-        pytest.param("flags\t\t: fpu avx512_vnni\nflags\t: fpu\n", True, id="x86"),
-        pytest.param("flags\t\t: fpu avx2 avx512_vnni2\n", False, id="x86-without"),
-        pytest.param("Features\t: fp asimd asimddp\n", True, id="arm"),
-        pytest.param("Features\t: fp asimd\n", False, id="arm-without"),
-        pytest.param("processor\t: 0\n", None, id="not-told"),
+        pytest.param("flags\t\t: fpu avx512_vnni\nflags\t: fpu\n", True, False, id="x86-bytes"),
+        pytest.param("flags\t\t: fpu avx512f avx512_bf16\n", False, True, id="x86-bfloat16"),
+        pytest.param("flags\t\t: fpu avx2 avx512_vnni2\n", False, False, id="x86-without"),
+        pytest.param("Features\t: fp asimd asimddp bf16\n", True, True, id="arm"),
+        pytest.param("Features\t: fp asimd\n", False, False, id="arm-without"),
+        pytest.param("processor\t: 0\n", None, None, id="not-told"),
     ],
 )
-def test_the_instructions_for_8_bit_products_are_found(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, known: bool | None
+def test_the_products_of_the_processor_are_known_by_its_flags(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    text: str,
+    bytes_known: bool | None,
+    bfloat16_known: bool | None,
 ) -> None:
     monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
     assert processor.multiplies_bytes() is None
     (tmp_path / "cpuinfo").write_text(text)
-    assert processor.multiplies_bytes() is known
-
-
-@pytest.mark.parametrize(
-    ("text", "known"),
-    [
-        pytest.param("flags\t\t: fpu avx512f avx512_bf16\n", True, id="x86"),
-        pytest.param("flags\t\t: fpu avx2\n", False, id="x86-without"),
-        pytest.param("Features\t: fp asimd bf16\n", True, id="arm"),
-        pytest.param("processor\t: 0\n", None, id="not-told"),
-    ],
-)
-def test_the_instructions_for_bfloat16_products_are_found(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str, known: bool | None
-) -> None:
-    monkeypatch.setattr(processor, "CPU_INFO", tmp_path / "cpuinfo")
-    (tmp_path / "cpuinfo").write_text(text)
-    assert processor.multiplies_bfloat16() is known
+    assert processor.multiplies_bytes() is bytes_known
+    assert processor.multiplies_bfloat16() is bfloat16_known
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system binds no process")
