@@ -81,8 +81,8 @@ class Scores:
     def take(self, index: int) -> Scores:
         """Return the scores of one slice, n = 1."""
         known = {name: getattr(self, name) for name in _OF_SLICES}
-        one = {name: x[index : index + 1] for name, x in known.items() if x is not None}
-        return replace(self, **one)
+        own = {name: x[index : index + 1] for name, x in known.items() if x is not None}
+        return replace(self, **own)
 
     @classmethod
     def join(

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +24,16 @@ from clinreadnet.runtime.inputs import check_pixel_mm, check_slices
 from clinreadnet.runtime.scores import Scores
 from clinreadnet.spec import SIZE
 
-if TYPE_CHECKING:
-    from clinreadnet.runtime.session import Session
+
+class Scorer(Protocol):
+    """Interface of `Session` that a stream uses."""
+
+    batch: int
+
+    def score_checked(
+        self, hu: NDArray[Any], shown: Sequence[Region] | None, *, fill: bool = False
+    ) -> Scores:
+        """Score slices; see `Session.score_checked`."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +86,7 @@ class Stream:
     dropped.
     """
 
-    def __init__(self, session: Session, capacity: int, *, fixed_batch: bool = False) -> None:
+    def __init__(self, session: Scorer, capacity: int, *, fixed_batch: bool = False) -> None:
         """Start the stream's thread. Use `Session.stream`."""
         self._session = session
         self._capacity = capacity
