@@ -167,6 +167,18 @@ def test_control_c_while_the_command_line_is_imported(tmp_path: Path) -> None:
     assert done.stderr == "clinreadnet: interrupted\n"
 
 
+def test_control_c_as_the_command_begins(interruptible: None) -> None:
+    program = (
+        "import os, signal\n"
+        "from clinreadnet.cli import main\n"
+        "os.fstat = lambda number: os.kill(os.getpid(), signal.SIGINT)\n"
+        "main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "clinreadnet: interrupted\n"
+
+
 def test_a_wait_is_no_busy_machine(tmp_path: Path) -> None:
     program = "import time\nprint('here', flush=True)\ntry:\n    time.sleep(60)\n"
     program += "except KeyboardInterrupt:\n    time.sleep(0.5)"
