@@ -21,6 +21,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     Task,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -126,41 +127,56 @@ def status(line: str) -> Iterator[None]:
     ends the block even where a library that is imported or called there catches the
     KeyboardInterrupt.
     """
-    with _interrupts_kept():
+    interrupts = _Interrupts()
+    interrupts.start()
+    try:
         if not _draws():
             yield
-            return
-        shown = Spinner("dots", Text(visible(line)), style="status.spinner")
-        live = Live(shown, console=console, transient=True, redirect_stdout=False)
-        try:
-            with _uninterrupted():
-                live.start(refresh=True)
-            yield
-        finally:
-            with _uninterrupted():
-                live.stop()
-
-
-@contextmanager
-def _interrupts_kept() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end of the block if code inside has swallowed Ctrl-C."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    interrupts: list[int] = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        interrupts.append(number)
-        signal.default_int_handler(number, frame)
-
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield
+        else:
+            shown = Spinner("dots", Text(visible(line)), style="status.spinner")
+            live = Live(shown, console=console, transient=True, redirect_stdout=False)
+            try:
+                with _uninterrupted():
+                    live.start(refresh=True)
+                yield
+            finally:
+                with _uninterrupted():
+                    live.stop()
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    if interrupts:
-        raise KeyboardInterrupt
+        interrupts.stop()
+    interrupts.check()
+
+
+class _Interrupts:
+    """Remembers Ctrl-C between start and stop, because a library can swallow KeyboardInterrupt.
+
+    It does nothing in other threads, and where the program handles Ctrl-C in another way.
+    """
+
+    def __init__(self) -> None:
+        self._watching = self._seen = False
+
+    def start(self) -> None:
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):
+            signal.signal(signal.SIGINT, self._interrupt)
+            self._watching = True
+
+    def stop(self) -> None:
+        if self._watching:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            self._watching = False
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt again if Ctrl-C was typed and the program went on."""
+        if self._seen and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._seen = True
+        signal.default_int_handler(number, frame)
 
 
 def progress_bar(*, quiet: bool = False, stopping: Callable[[], bool] = lambda: False) -> Progress:
@@ -204,9 +220,17 @@ class _Description(TextColumn):
 
 
 class _Progress(Progress):
-    """A progress display whose start and stop are not interrupted by Ctrl-C."""
+    """A progress display whose start and stop are not interrupted by Ctrl-C.
+
+    A Ctrl-C that a library swallows ends the program at the next progress.
+    """
+
+    _interrupts: _Interrupts | None = None
 
     def start(self) -> None:
+        if self._interrupts is None:
+            self._interrupts = _Interrupts()
+            self._interrupts.start()
         try:
             with _uninterrupted():
                 super().start()
@@ -217,6 +241,25 @@ class _Progress(Progress):
     def stop(self) -> None:
         with _uninterrupted():
             super().stop()
+        if self._interrupts is not None:
+            self._interrupts.stop()
+            self._interrupts = None
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        self._check()
+        super().advance(task_id, advance)
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        self._check()
+        super().update(task_id, **changes)
+
+    def add_task(self, description: str, *given: Any, **options: Any) -> TaskID:
+        self._check()
+        return super().add_task(description, *given, **options)
+
+    def _check(self) -> None:
+        if self._interrupts is not None:
+            self._interrupts.check()
 
 
 @contextmanager

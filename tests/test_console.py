@@ -107,13 +107,16 @@ def test_a_display_that_is_interrupted_half_begun_is_not_drawn_again(
 
 SWALLOWED = """
 import signal
-from clinreadnet.console import status
+from clinreadnet.console import progress, status
 try:
-    with status("Loading"):
+    with {display} as advance:
         try:
             signal.raise_signal(signal.SIGINT)
         except:
             pass
+        if advance is not None:
+            advance(1)
+            print("goes on")
     print("goes on")
 except KeyboardInterrupt:
     print("interrupted")
@@ -121,13 +124,15 @@ assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 """
 
 
+@pytest.mark.parametrize("display", ['status("Loading")', 'progress("Scoring", 3)'])
 @pytest.mark.parametrize("environment", [{}, {"TERM": "dumb"}], ids=str)
 def test_an_interrupt_that_a_library_catches_is_not_lost(
-    environment: dict[str, str], tmp_path: Path
+    environment: dict[str, str], display: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", SWALLOWED]
+    command = [sys.executable, "-c", SWALLOWED.format(display=display)]
     screen = terminal.run(command, tmp_path, environment=environment)
     assert screen.status == 0 and "interrupted" in screen.drawn, screen.drawn
+    assert "goes on" not in screen.drawn
 
 
 @pytest.mark.parametrize("compact", [False, True])
