@@ -14,13 +14,11 @@ from clinreadnet.errors import ClinReadNetError, InputError, os_error_line
 from clinreadnet.files import STDOUT, check_distinct, check_output
 
 if TYPE_CHECKING:
-    from clinreadnet.cli.options import FullSessionOptions, SessionOptions
+    from clinreadnet.cli.options import SessionArguments
     from clinreadnet.runtime import Session
 
 
-def open_session(
-    bundle: Path, options: SessionOptions | FullSessionOptions, **others: Any
-) -> Session:
+def open_session(bundle: Path, options: SessionArguments, **others: Any) -> Session:
     """Load a `Session` with a status line."""
     from clinreadnet.runtime import Session
 
@@ -28,7 +26,7 @@ def open_session(
         return Session(bundle, **session_arguments(options), **others)
 
 
-def session_arguments(options: SessionOptions | FullSessionOptions) -> dict[str, Any]:
+def session_arguments(options: SessionArguments) -> dict[str, Any]:
     """Return the arguments of `Session` that are given. For others, its defaults hold."""
     return {name: value for name, value in vars(options).items() if value not in (None, [])}
 

@@ -92,7 +92,7 @@ def listen(
             min=0, max=65535, help="Port of /healthz and /metrics on loopback; 0 for none."
         ),
     ] = 0,
-    session_options: options.SessionOptions,
+    session_options: options.SessionArguments,
     device: options.Device = 0,
 ) -> None:
     """Run a DICOM node that receives CT series and sends quality reports.

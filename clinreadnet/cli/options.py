@@ -87,7 +87,7 @@ LimitsFile = Annotated[
 
 
 @dataclass(frozen=True)
-class SessionOptions:
+class SessionArguments:
     """Arguments of `Session`: which backends and precision, and whom to trust."""
 
     backends: Backends = None
@@ -97,10 +97,9 @@ class SessionOptions:
 
 
 @dataclass(frozen=True)
-class FullSessionOptions:
-    """The options of `SessionOptions`, a GPU, and the choice of the fastest backend."""
+class FullSessionArguments(SessionArguments):
+    """Those, a GPU, and the choice of the fastest backend."""
 
-    backends: Backends = None
     device: Device = 0
     fastest: Annotated[
         bool,
@@ -113,9 +112,6 @@ class FullSessionOptions:
             "error of more than this, such as 1e-2."
         ),
     ] = None
-    trusted_keys: TrustedKeys = None
-    not_before: NotBefore = None
-    precision: GraphPrecision = None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ def score(
     bundle: options.Bundle = None,
     resample: options.Resample = False,
     files: options.ScoreFiles,
-    session_options: options.FullSessionOptions,
+    session_options: options.FullSessionArguments,
     figures: options.Figures = False,
     site: options.SiteFiles,
     keep_going: options.KeepGoing = False,

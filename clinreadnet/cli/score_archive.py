@@ -37,7 +37,7 @@ def score_archive(
     ] = None,
     resample: options.Resample = False,
     figures: options.Figures = False,
-    session_options: options.SessionOptions,
+    session_options: options.SessionArguments,
     site: options.SiteFiles,
     as_json: options.Json = False,
 ) -> None:
